@@ -1,0 +1,83 @@
+"""Files of tensors: written all or nothing, read without running code."""
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from monai_synth.errors import CheckpointError
+
+
+def save_file(content: Any, file: str | Path) -> None:
+    """Write tensors and plain containers, atomically.
+
+    Raises:
+        CheckpointError: if the file cannot be written; what was there is unchanged.
+    """
+    path = Path(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_files([(path, lambda stream: torch.save(content, stream))])
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}. Files that were there are unchanged.") from error
+
+
+def load_file(file: str | Path) -> Any:
+    """Read tensors and plain containers on the CPU, in the zip format or the older one.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or unsafe.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}. Check the path; nothing is downloaded.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        pickled = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if pickled:
+            raise CheckpointError(
+                f"{path} holds pickled Python objects ({pickled[1]}), which could run any code; only tensors are "
+                "loaded. Ask its author for a state dict, or convert it where you trust it."
+            ) from error
+        raise _damaged(path, error) from error
+    except RuntimeError as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive, not a state dict. Load it with torch.jit.load, or use model.pt."
+            ) from error
+        raise _damaged(path, error) from error
+    except (EOFError, KeyError, ValueError, IndexError, AttributeError, TypeError, OSError) as error:
+        # What torch's reader raises for files that are no checkpoints at all depends on their first bytes.
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0][:120] if lines and not isinstance(error, pickle.UnpicklingError) else type(error).__name__
+    return CheckpointError(
+        f"{path} ({path.stat().st_size} bytes) is truncated, damaged or no torch file ({reason}). "
+        "Copy or download it again and compare the sizes."
+    )
+
+
+def write_files(jobs: Iterable[tuple[Path, Callable[[IO[bytes]], object]]]) -> None:
+    """Write every file beside its destination and move all into place when all are safe on disk."""
+    moves: list[tuple[Path, Path]] = []
+    try:
+        for path, write in jobs:
+            draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            moves.append((draft, path))
+            with draft.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for draft, path in moves:
+            os.replace(draft, path)
+    finally:
+        for draft, _ in moves:
+            draft.unlink(missing_ok=True)

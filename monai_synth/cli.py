@@ -1,0 +1,154 @@
+"""The command line: parse, call, print."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import monai_synth
+from monai_synth.errors import ConfigError, SynthError
+
+app = typer.Typer(
+    name="monai-synth",
+    help="Conditional medical image synthesis on MONAI: from a folder of scans to a trained bundle and a report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+manifest_app = typer.Typer(help="The CSV that describes a cohort: build, check, split.", no_args_is_help=True)
+app.add_typer(manifest_app, name="manifest")
+
+
+def main() -> None:
+    """Run the command line; an error made by the input ends it with one readable message and exit code 1."""
+    try:
+        app()
+    except SynthError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(monai_synth.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command("demo-cohort")
+def demo_cohort(
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    patients: Annotated[int, typer.Option(min=3, help="Number of patients, split about 4:1:1.")] = 12,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same patients.")] = 0,
+    voxel_mm: Annotated[float, typer.Option(min=1.0, help="In-plane voxel size; larger is faster.")] = 2.0,
+) -> None:
+    """Draw phantom heads (MR, CT, body mask, labels) with a manifest: to try everything out without patient data."""
+    from monai_synth.data.phantom import write_demo_cohort
+
+    manifest = write_demo_cohort(out, num_patients=patients, seed=seed, voxel_mm=voxel_mm)
+    typer.echo(f"{patients} phantom patients written. Their manifest: {manifest}")
+
+
+@manifest_app.command("build")
+def manifest_build(
+    out: Annotated[Path, typer.Argument(help="CSV to write.")],
+    root: Annotated[Path, typer.Option(help="Folder of the cohort.")],
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file of your own.")],
+) -> None:
+    """Find the files of a cohort by a recipe and write its manifest."""
+    from monai_synth.data.recipes import build_manifest
+
+    manifest = build_manifest(recipe, root, out)
+    typer.echo(f"{len(manifest)} cases of {len(manifest.patients)} patients written to {out}.")
+
+
+@manifest_app.command("check")
+def manifest_check(
+    file: Annotated[Path, typer.Argument(help="The manifest.")],
+    data_root: Annotated[Path | None, typer.Option(help="Folder that its paths start from; default: its own.")] = None,
+    deep: Annotated[bool, typer.Option("--deep/--quick", help="Load every image, or only see that it exists.")] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Images loaded at the same time.")] = 2,
+) -> None:
+    """Look at every file of a manifest and list all that is wrong with it; exit code 1 if anything is."""
+    from monai_synth.data.manifest import read_manifest
+    from monai_synth.data.manifest_check import check_manifest, format_findings
+
+    manifest = read_manifest(file, data_root=data_root)
+    findings = check_manifest(manifest, deep=deep, num_workers=workers)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if findings:
+        typer.echo(format_findings(findings))
+    typer.echo(
+        f"{file}: {len(manifest)} cases of {len(manifest.patients)} patients, roles {', '.join(manifest.roles)}: "
+        f"{len(errors)} error(s), {len(findings) - len(errors)} warning(s)."
+    )
+    if errors:
+        raise typer.Exit(1)
+
+
+@manifest_app.command("split")
+def manifest_split(
+    file: Annotated[Path, typer.Argument(help="The manifest.")],
+    out: Annotated[Path, typer.Option(help="CSV to write.")],
+    folds: Annotated[int | None, typer.Option(min=2, help="Number of folds for cross validation.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Shares of train, val and test, such as 0.7,0.1,0.2.")] = None,
+    by: Annotated[str, typer.Option(help="What may not be torn apart; a patient never is.")] = "patient_id",
+    stratify: Annotated[str | None, typer.Option(help="Column whose values are spread evenly.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed splits the same way.")] = 0,
+    data_root: Annotated[Path | None, typer.Option(help="Folder that its paths start from; default: its own.")] = None,
+) -> None:
+    """Assign whole patients to train, val and test, or to folds."""
+    from monai_synth.data.manifest import read_manifest
+    from monai_synth.data.splits import split_folds, split_fractions
+
+    if by != "patient_id":
+        raise ConfigError(
+            f"--by {by}: only patient_id is possible, because slices or scans of one patient on two sides leak."
+        )
+    if (folds is None) == (fractions is None):
+        raise ConfigError("Give either --folds N or --fractions TRAIN,VAL,TEST.")
+    manifest = read_manifest(file, data_root=data_root)
+    if folds is not None:
+        result = split_folds(manifest, num_folds=folds, seed=seed, stratify=stratify)
+        column = "fold"
+    else:
+        result = split_fractions(manifest, fractions=_fractions(str(fractions)), seed=seed, stratify=stratify)
+        column = "split"
+    result.write(out)
+    counts = result.table.groupby(column)["patient_id"].nunique()
+    typer.echo(f"{out}: " + ", ".join(f"{column} {value}: {count} patients" for value, count in counts.items()))
+
+
+@app.command("report")
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A training's --output_dir.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN_DIR/report.html.")] = None,
+) -> None:
+    """Write one self-contained HTML page about a training and its evaluation."""
+    from monai_synth.reports import headline, write_report
+
+    page = write_report(run_dir, out)
+    for line in headline(run_dir):
+        typer.echo(line)
+    typer.echo(f"report: {page.resolve()}")
+
+
+def _fractions(text: str) -> dict[str, float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (2, 3):
+        raise ConfigError(
+            f"--fractions {text!r}: give two or three numbers for train, val and test, such as 0.7,0.1,0.2."
+        )
+    return dict(zip(("train", "val", "test"), values, strict=False))

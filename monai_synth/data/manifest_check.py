@@ -1,0 +1,425 @@
+"""Look into every file that a manifest names, and list all that would spoil a training or a metric.
+
+Voxel axes are called x, y, z in the order of the file's array; world coordinates are RAS in mm; CT is in HU.
+"""
+
+import functools
+import gzip
+import itertools
+import math
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 (the name that its users know)
+from nibabel.affines import apply_affine, voxel_sizes
+
+from monai_synth.data.manifest import MAX_LISTED, Manifest
+from monai_synth.errors import ManifestError
+
+GRID_TOLERANCE_MM = 1e-3
+MIN_BELOW_HU, MAX_ABOVE_HU = -200, 100  # air and bone: no field of view of a patient lacks both sides
+DEFAULT_UNITS = {"ct": "HU"}
+LABEL_ROLE = re.compile(r"(masks?|labels?|seg|segmentation)(_.*)?|(.*_)?(masks?|labels?|seg|segmentation|body)")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one file, or with one case (``role`` is then empty)."""
+
+    case_id: str
+    patient_id: str
+    role: str
+    rule: str
+    message: str
+    way_out: str
+    severity: Severity = "error"
+
+
+class _Problem(NamedTuple):
+    rule: str
+    message: str
+    way_out: str
+    severity: Severity = "error"
+
+
+class _RefusedError(ManifestError):
+    """An image that is not looked at further."""
+
+    def __init__(self, rule: str, message: str, way_out: str) -> None:
+        super().__init__(message)
+        self.problem = _Problem(rule, message, way_out)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where an image's voxels are: shape and a ``(4, 4)`` affine from voxel index to RAS mm."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        return voxel_sizes(self.affine)
+
+    def corners_mm(self) -> np.ndarray:
+        """World positions of the eight outermost voxel centres, ``(8, 3)``."""
+        return apply_affine(self.affine, list(itertools.product(*((0, size - 1) for size in self.shape))))
+
+
+def check_manifest(
+    manifest: Manifest, *, units: Mapping[str, str] | None = None, deep: bool = True, num_workers: int = 0
+) -> list[Finding]:
+    """Check every file of every case; a broken file never stops the others.
+
+    Args:
+        manifest: The cohort.
+        units: Role -> unit; roles in ``HU`` must look like CT. Adds to (or changes) the default, ``ct`` in HU.
+        deep: Read every image. ``False`` only looks whether the files exist, lie below the root and are used once.
+        num_workers: Threads that read at the same time; 0 reads in this one.
+
+    Returns:
+        All findings, in the order of cases and roles; findings about files used twice come last.
+
+    Raises:
+        ManifestError: ``units`` names a role that the manifest does not have.
+    """
+    if unknown := sorted(set(units or {}) - set(manifest.roles)):
+        raise ManifestError(
+            f"Unit of {unknown[0]!r}: {manifest.file} has the roles {', '.join(manifest.roles)}. Name one of these."
+        )
+    unit_of = DEFAULT_UNITS | dict(units or {})
+    root = os.path.realpath(manifest.root)
+    columns = [manifest.table[name].tolist() for name in ("patient_id", "case_id")]
+    cells = zip(*(manifest.table[role].fillna("").tolist() for role in manifest.roles), strict=True)
+    cases = [
+        (patient, case, {role: cell for role, cell in zip(manifest.roles, row, strict=True) if cell})
+        for patient, case, row in zip(*columns, cells if manifest.roles else [()] * len(manifest), strict=True)
+    ]
+
+    # Remembered during this call: thousands of files may be missing from one folder.
+    names = functools.lru_cache(maxsize=64)(lambda there: sorted(os.listdir(there)))
+
+    def check(case: tuple[str, str, dict[str, str]]) -> tuple[list[Finding], dict[str, str]]:
+        patient_id, case_id, paths = case
+        problems, real = _check_case(manifest.root, root, paths, units=unit_of, deep=deep, names=names)
+        return [Finding(case_id, patient_id, role, *problem) for role, problem in problems], real
+
+    if num_workers > 0:
+        with ThreadPoolExecutor(num_workers) as pool:
+            results = list(pool.map(check, cases))
+    else:
+        results = [check(case) for case in cases]
+    users: dict[str, list[tuple[str, str, str]]] = {}
+    for (patient_id, case_id, _), (_, real) in zip(cases, results, strict=True):
+        for role, path in real.items():
+            users.setdefault(path, []).append((case_id, patient_id, role))
+    return [finding for findings, _ in results for finding in findings] + list(_find_shared(users))
+
+
+def format_findings(findings: Sequence[Finding], *, width: int = 120) -> str:
+    """Findings as one plain-text table; long texts wrap, nothing is cut off."""
+    if not findings:
+        return "No findings."
+    header = ("severity", "case", "role", "rule", "what is wrong", "way out")
+    rows = [(f.severity, f.case_id, f.role, f.rule, f.message, f.way_out) for f in findings]
+    sizes = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
+    left = max(width - sum(sizes) - 2 * 5, 50)
+    sizes += [left * 3 // 5, left - left * 3 // 5]
+    lines: list[str] = []
+    for row in [header, tuple("-" * size for size in sizes), *rows]:
+        cells = zip(row, sizes, strict=True)
+        wrapped = [textwrap.wrap(cell, size, break_long_words=False, break_on_hyphens=False) for cell, size in cells]
+        for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+            lines.append("  ".join(part.ljust(size) for part, size in zip(parts, sizes, strict=True)).rstrip())
+    num_errors = sum(finding.severity == "error" for finding in findings)
+    num_cases = len({finding.case_id for finding in findings})
+    lines += ["", f"{num_errors} error(s) and {len(findings) - num_errors} warning(s) in {num_cases} case(s)."]
+    return "\n".join(lines)
+
+
+def _check_case(
+    folder: Path,
+    root: str,
+    paths: Mapping[str, str],
+    *,
+    units: Mapping[str, str],
+    deep: bool,
+    names: Callable[[Path], list[str]],
+) -> tuple[list[tuple[str, _Problem]], dict[str, str]]:
+    """Problems per role of one case, and the real path of every file that is there."""
+    found: list[tuple[str, _Problem]] = []
+    real: dict[str, str] = {}
+    grids: dict[str, _Grid] = {}
+    if not paths:
+        found.append(("", _Problem("has files", "no role has a path", "fill a cell, or remove the row")))
+    for role, cell in paths.items():
+        problems: list[_Problem] = []
+        try:
+            resolved = os.path.realpath(folder / cell)
+            if not resolved.startswith(root.rstrip(os.sep) + os.sep):
+                way_out = "copy the file below the root, or pass a data_root that contains it"
+                problems.append(_Problem("inside root", f"{cell} leads to {resolved}, outside {root}", way_out))
+            elif not os.path.exists(resolved):
+                way_out = "correct the path or data_root, or restore the file"
+                if not re.search(r"[/.]", cell):
+                    way_out += f"; if {role!r} holds no paths, rename the column to 'meta_{role}'"
+                problems.append(_Problem("exists", _absence(folder, cell, names), way_out))
+            else:
+                real[role] = resolved
+                if deep:
+                    data, grids[role], problems = _read(folder / cell)
+                    problems += _check_values(data, role, units.get(role, ""))
+        except _RefusedError as refused:
+            problems.append(refused.problem)
+        except Exception as error:  # readers raise anything on damaged files; each becomes a finding of its own
+            reason = " ".join(str(error).split()) or "no reason given"
+            message = f"{cell} cannot be read to its end ({type(error).__name__}: {reason})"
+            problems.append(_Problem("readable", message, "copy or export the file again"))
+        found += [(role, problem) for problem in problems]
+    reference = next(iter(grids), "")
+    for role, grid in itertools.islice(grids.items(), 1, None):
+        if words := _grid_difference(grids[reference], grid, reference):
+            covers_same = _covers_same_box(grids[reference], grid)
+            way_out = "store both in one orientation" if covers_same else f"resample onto {reference!r}'s grid"
+            found.append((role, _Problem("same grid", "; ".join(words), way_out)))
+    return found, real
+
+
+def _absence(there: Path, cell: str, list_folder: Callable[[Path], list[str]]) -> str:
+    """Say that a file is missing, and what there is instead."""
+    for part in Path(cell).parts[:-1]:
+        if not (there / part).is_dir():
+            break
+        there = there / part
+    names = list_folder(there)
+    listed = ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if names[MAX_LISTED:] else "")
+    return f"{cell} does not exist; {there} holds {listed or 'nothing'}"
+
+
+def _find_shared(users: Mapping[str, list[tuple[str, str, str]]]) -> Iterator[Finding]:
+    for path, uses in users.items():
+        if len(uses) == 1:
+            continue
+        case_id, patient_id, role = uses[-1]
+        places = ", ".join(f"{case} ({name})" for case, _, name in uses[:MAX_LISTED])
+        rest = f" and {len(uses) - MAX_LISTED} more" if uses[MAX_LISTED:] else ""
+        is_leak = len({patient for _, patient, _ in uses}) > 1
+        message = f"{path} is used {len(uses)} times{', by several patients' if is_leak else ''}: {places}{rest}"
+        way_out = "give every case its own file" if is_leak else "correct one path, unless this is meant"
+        severity: Severity = "error" if len({case for case, _, _ in uses}) > 1 else "warning"
+        yield Finding(case_id, patient_id, role, "used once", message, way_out, severity)
+
+
+def _read(path: Path) -> tuple[np.ndarray, _Grid, list[_Problem]]:
+    """Read a whole image: data with axes (x, y, z) or, where the order does not matter, the reader's; and its grid."""
+    name = path.name.lower()
+    if name.endswith(NIFTI_SUFFIXES) and path.is_file():
+        return _read_nifti(path)
+    if path.is_dir():
+        image, problems = _read_dicom(path)
+    elif name.endswith((*ITK_SUFFIXES, *PICTURE_SUFFIXES)):
+        image, problems = sitk.ReadImage(str(path)), []
+    else:
+        known = ", ".join((*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES))
+        raise _RefusedError("format", f"{path.name}: the ending is not one of {known}", "convert it to .nii.gz")
+    dimension = image.GetDimension()
+    if dimension == 2 and name.endswith(PICTURE_SUFFIXES):
+        image, dimension = sitk.JoinSeries(image), 3
+    if dimension != 3:
+        raise _not_3d(path, image.GetSize())
+    if image.GetNumberOfComponentsPerPixel() > 1 and not name.endswith(PICTURE_SUFFIXES):
+        message = f"{path.name} has {image.GetNumberOfComponentsPerPixel()} channels per voxel; images have one"
+        raise _RefusedError("one channel", message, "write one file and one role per channel")
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    grid = _Grid(image.GetSize(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # ITK is LPS
+    return sitk.GetArrayViewFromImage(image).copy(), grid, problems
+
+
+def _not_3d(path: Path, shape: Sequence[int]) -> _RefusedError:
+    message = f"{path.name} is {len(shape)}D with shape {_sizes(shape)}; images are 3D (an axis may have 1 voxel)"
+    way_out = "write one 3D file per time or channel" if len(shape) > 3 else "add an axis of one voxel"
+    return _RefusedError("3D", message, way_out)
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, _Grid, list[_Problem]]:
+    raw = path.read_bytes()
+    if path.name.lower().endswith(".gz"):
+        raw = gzip.decompress(raw)  # to the end: verifies the checksum, which a lazy reader does not reach
+    kinds = [each for each in (nib.Nifti1Image, nib.Nifti2Image) if each.header_class.may_contain_header(raw[:540])]
+    if not kinds:
+        raise _RefusedError("readable", f"{path.name} holds no NIfTI header", "copy or export the file again")
+    kind = kinds[0]
+    header = kind.header_class(raw[: kind.header_class.template_dtype.itemsize], check=False)
+    shape = header.get_data_shape()
+    if len(shape) != 3:
+        raise _not_3d(path, shape)
+    problems = []
+    if (steps := header["pixdim"][1:4]).min() <= 0 or not np.isfinite(steps).all():
+        message = f"{path.name} has the voxel spacing {_sizes(steps)} mm in its header (pixdim)"
+        problems.append(_Problem("spacing", message, "export it again with a spacing above 0"))
+    image = kind.from_bytes(raw)
+    if image.affine is None or not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-12:
+        message = f"{path.name}: the affine spans no volume: {np.asarray(image.affine).tolist()}"
+        raise _RefusedError("affine", message, "export it again from DICOM")
+    grid = _Grid(shape, image.affine)
+    sform, qform = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
+    if sform is not None and qform is not None:
+        distance_mm = np.linalg.norm(_Grid(shape, sform).corners_mm() - _Grid(shape, qform).corners_mm(), axis=1).max()
+        if distance_mm > 0.1:
+            message = f"{path.name}: sform and qform of the header disagree by up to {distance_mm:.1f} mm"
+            problems.append(_Problem("one affine", message, "set both to the right one: readers differ", "warning"))
+    return np.asanyarray(image.dataobj), grid, problems
+
+
+def _read_dicom(folder: Path) -> tuple[sitk.Image, list[_Problem]]:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        message = f"folder {folder.name} holds {len(series)} readable DICOM series; it should hold one"
+        raise _RefusedError("one series", message, "put every series into a folder of its own")
+    reader = sitk.ImageSeriesReader()
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = reader.Execute()
+    if len(files) < 3 or not all(reader.HasMetaDataKey(number, "0020|0032") for number in range(len(files))):
+        return image, []
+    places = [
+        [float(value) for value in reader.GetMetaData(number, "0020|0032").split("\\")] for number in range(len(files))
+    ]
+    gaps_mm = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    if np.ptp(gaps_mm) > 0.01 + 0.01 * np.median(gaps_mm):
+        message = f"slices are {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm apart: one may be missing"
+        return image, [_Problem("even slices", message, "complete the series, or resample it")]
+    return image, []
+
+
+def _check_values(data: np.ndarray, role: str, unit: str) -> Iterator[_Problem]:
+    if data.dtype.kind not in "biuf":
+        yield _Problem("values", f"voxels are {data.dtype}, not single numbers", "convert to one number per voxel")
+        return
+    if data.size == 0:
+        yield _Problem("values", f"the image has no voxels (shape {data.shape})", "export it again")
+        return
+    if data.dtype.kind == "f" and not (is_finite := np.isfinite(data)).all():
+        num_nan = int(np.isnan(data).sum())
+        message = f"{int((~is_finite).sum())} of {data.size} voxels are not finite ({num_nan} NaN)"
+        yield _Problem("finite", message, "find out where they come from; replace them by the background's value")
+        data = data[is_finite]
+        if data.size == 0:
+            return
+    low, high = data.min(), data.max()
+    if LABEL_ROLE.fullmatch(role):
+        yield from _check_labels(data, role, float(low), float(high))
+    elif low == high:
+        yield _Problem("not constant", f"every voxel is {low:g}", "export it again, or remove the case")
+    elif unit == "HU":
+        yield from _check_hu(float(low), float(high))
+
+
+def _check_labels(data: np.ndarray, role: str, low: float, high: float) -> Iterator[_Problem]:
+    if data.ndim > 3:
+        message = f"a colour picture ({data.shape[-1]} channels), not one label per voxel"
+        yield _Problem("one channel", message, "save the labels as whole numbers in one channel")
+    if data.dtype.kind == "f" and (fractional := np.abs(data - np.rint(data)) > 1e-3).any():
+        message = f"{int(fractional.sum())} voxels are not whole numbers (first: {data[fractional].flat[0]:g})"
+        yield _Problem("whole numbers", message, "resample labels with nearest neighbour")
+    if low < 0:
+        yield _Problem("labels from 0", f"the lowest label is {low:g}", "number the labels from 0 (background)")
+    if high <= 0:
+        is_mask = re.search("mask|body", role) is not None
+        way_out = "draw it again, or leave the cell empty"
+        severity: Severity = "error" if is_mask else "warning"
+        yield _Problem("not empty", "no voxel is above 0", way_out, severity)
+
+
+def _check_hu(low: float, high: float) -> Iterator[_Problem]:
+    found = f"values from {low:g} to {high:g}"
+    if low >= 0 and high <= 255:
+        yield _Problem("HU", f"{found}: looks like 8-bit grey values, not HU", "convert the CT from DICOM again")
+    elif low >= -1.5 and high <= 1.5:
+        yield _Problem("HU", f"{found}: looks scaled to a network's range, not HU", "convert the CT from DICOM again")
+    elif low >= 0:
+        message = f"{found}: all positive, looks like stored values without the rescale intercept, not HU"
+        yield _Problem("HU", message, "apply rescale slope and intercept (often -1024)")
+    else:
+        if low > MIN_BELOW_HU:
+            message = f"{found}: the lowest is above {MIN_BELOW_HU} HU, so there is no air or it was clipped"
+            yield _Problem("HU", message, "use the unclipped CT, or declare another unit")
+        if high < MAX_ABOVE_HU:
+            message = f"{found}: the highest is below {MAX_ABOVE_HU} HU, so there is no bone or it was clipped"
+            yield _Problem("HU", message, "use the unclipped CT, or declare another unit")
+
+
+def _grid_difference(reference: _Grid, other: _Grid, name: str) -> list[str]:
+    """How ``other`` differs from ``reference`` (the role ``name``), in words; empty where the grids are equal."""
+    same_shape = reference.shape == other.shape
+    words = [] if same_shape else [f"shape is {_sizes(other.shape)} where {name!r} has {_sizes(reference.shape)}"]
+    # The spacing along an axis of one voxel moves nothing, so it is not compared.
+    counts = np.array([a > 1 or b > 1 for a, b in zip(reference.shape, other.shape, strict=True)])
+    if np.abs(reference.spacing_mm - other.spacing_mm)[counts].max(initial=0) > GRID_TOLERANCE_MM:
+        words.append(f"spacing is {_sizes(other.spacing_mm)} mm where {name!r} has {_sizes(reference.spacing_mm)} mm")
+    distance_mm = math.inf
+    if same_shape:
+        distance_mm = float(np.linalg.norm(reference.corners_mm() - other.corners_mm(), axis=1).max())
+        if distance_mm <= GRID_TOLERANCE_MM:
+            return words
+    words += _direction_difference(reference, other, name)
+    centres_mm = [apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2) for grid in (reference, other)]
+    shift_mm = centres_mm[1] - centres_mm[0]
+    if (length_mm := float(np.linalg.norm(shift_mm))) > max(GRID_TOLERANCE_MM, 1e-6 * np.abs(centres_mm).max()):
+        parts = ", ".join(f"{axis} {step:+.1f}" for axis, step in zip("xyz", shift_mm.round(1) + 0.0, strict=True))
+        words.append(f"shifted by {_number(length_mm)} mm ({parts} in world coordinates)")
+    if not words:
+        words.append(f"corners are up to {_number(distance_mm)} mm away from those of {name!r}")
+    return words
+
+
+def _covers_same_box(reference: _Grid, other: _Grid) -> bool:
+    """Whether both have the same eight corners, in any order."""
+    steps_mm = np.linalg.norm(reference.corners_mm()[:, None] - other.corners_mm()[None], axis=-1)
+    return bool(steps_mm.min(axis=0).max() <= GRID_TOLERANCE_MM and steps_mm.min(axis=1).max() <= GRID_TOLERANCE_MM)
+
+
+def _direction_difference(reference: _Grid, other: _Grid, name: str) -> list[str]:
+    """Permutation, flips and remaining rotation of the voxel axes."""
+    directions = [grid.affine[:3, :3] / grid.spacing_mm for grid in (reference, other)]
+    between = np.linalg.solve(directions[0], directions[1])  # column j: the other's axis j along the reference's axes
+    nearest = np.abs(between).argmax(axis=0)
+    if len(set(nearest)) < 3:
+        return [f"rotated against {name!r} by more than 45 degrees"]
+    words = []
+    if not np.array_equal(nearest, [0, 1, 2]):
+        words.append(f"axes permuted: its x, y, z run along {', '.join('xyz'[axis] for axis in nearest)} of {name!r}")
+    signs = np.sign(between[nearest, [0, 1, 2]])
+    words += [
+        f"flipped along axis {'xyz'[axis]}" for axis, sign in sorted(zip(nearest, signs, strict=True)) if sign < 0
+    ]
+    aligned = np.zeros((3, 3))
+    aligned[nearest, [0, 1, 2]] = signs
+    cosine = (np.trace(between @ aligned.T) - 1) / 2
+    angle = math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
+    if angle > 0.05:
+        words.append(f"rotated against {name!r} by {angle:.1f} degrees")
+    return words
+
+
+def _sizes(values: Any) -> str:
+    return " x ".join(f"{float(value):g}" for value in values)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"

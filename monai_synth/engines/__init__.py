@@ -1,0 +1,22 @@
+"""Adversarial training and whole-volume evaluation on MONAI's and Ignite's engines."""
+
+from monai_synth.engines.batches import prepare_synthesis_batch
+from monai_synth.engines.distributed import distribute, local_device, start_process_group, stop_process_group
+from monai_synth.engines.evaluation import EvaluationTables, refuse_leakage
+from monai_synth.engines.evaluator import SynthesisEvaluator
+from monai_synth.engines.schedules import linear_decay
+from monai_synth.engines.trainer import SynthesisTrainer, autocast_dtype
+
+__all__ = [
+    "EvaluationTables",
+    "SynthesisEvaluator",
+    "SynthesisTrainer",
+    "autocast_dtype",
+    "distribute",
+    "linear_decay",
+    "local_device",
+    "prepare_synthesis_batch",
+    "refuse_leakage",
+    "start_process_group",
+    "stop_process_group",
+]

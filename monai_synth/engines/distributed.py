@@ -1,0 +1,57 @@
+"""One training on several processes, as ``torchrun`` or ``srun`` start them."""
+
+import os
+
+import torch
+import torch.distributed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from monai_synth.errors import ConfigError
+
+
+def local_device() -> torch.device:
+    """The GPU of this process, by ``LOCAL_RANK``; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def start_process_group() -> None:
+    """Join the processes that the launcher started: nccl on GPUs, gloo on CPUs; does nothing when already joined.
+
+    Raises:
+        ConfigError: if no launcher set the environment.
+    """
+    if torch.distributed.is_initialized():
+        return
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "multi_gpu_train.json needs a launcher that sets RANK and WORLD_SIZE, such as "
+            "`torchrun --nproc_per_node=2 -m monai.bundle run training --config_file ...`."
+        )
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop_process_group() -> None:
+    """Leave the process group, if any."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def distribute(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Wrap a network so that all processes share its gradients.
+
+    On GPUs batch norms become synchronised ones. On CPUs PyTorch has none: each process normalises with its own
+    batch and the running statistics of the first process are used.
+
+    Args:
+        network: on any device.
+        device: of this process.
+    """
+    if device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return DistributedDataParallel(network.to(device), device_ids=[device.index], output_device=device.index)
+    return DistributedDataParallel(network.to(device))

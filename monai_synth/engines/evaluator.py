@@ -1,0 +1,75 @@
+"""Whole volumes through a network, with metrics in physical units."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.metrics import Metric
+from monai.engines import Evaluator
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.utils import ForwardMode
+from torch import nn
+
+from monai_synth.engines.batches import prepare_synthesis_batch
+from monai_synth.engines.trainer import autocast_dtype
+
+
+class SynthesisEvaluator(Evaluator):
+    """Synthesises each case of a loader and hands it to postprocessing and metrics.
+
+    ``engine.state.output`` is, after MONAI's decollation and ``postprocessing``, one dictionary a case with
+    everything the loader gave (``target``, ``mask``, ``case_id``, …) and ``pred``. Only ``condition`` goes to the
+    device, so large targets stay where they are.
+
+    Args:
+        device: where the network is.
+        val_data_loader: yields dictionaries with ``condition`` ``(B, C, *spatial)``.
+        network: the generator, usually the averaged one.
+        inferer: a volume in, a volume out, see ``monai_synth.inferers``.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``. Reduced precision costs HU: 1.5 to 21 HU were measured.
+        postprocessing, key_val_metric, additional_metrics, metric_cmp_fn, val_handlers: as in MONAI's evaluators.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device | str,
+        val_data_loader: Iterable[Mapping[str, Any]],
+        network: nn.Module,
+        inferer: Inferer,
+        precision: str = "fp32",
+        postprocessing: Callable[..., Any] | None = None,
+        key_val_metric: dict[str, Metric] | None = None,
+        additional_metrics: dict[str, Metric] | None = None,
+        metric_cmp_fn: Callable[[float, float], bool] = lambda current, best: current < best,
+        val_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        self.network = network
+        self.inferer = inferer
+        self.precision = precision
+        self._dtype = autocast_dtype(precision)
+        super().__init__(
+            device=device,
+            val_data_loader=val_data_loader,
+            prepare_batch=prepare_synthesis_batch,
+            postprocessing=postprocessing,
+            key_val_metric=key_val_metric,
+            additional_metrics=additional_metrics,
+            metric_cmp_fn=metric_cmp_fn,
+            val_handlers=val_handlers,
+            mode=ForwardMode.EVAL,
+        )
+
+    def _iteration(self, engine: "SynthesisEvaluator", batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        condition = batchdata["condition"].to(self.state.device)
+        dtype = self._dtype or torch.bfloat16
+        with (
+            self.mode(self.network),
+            torch.autocast(condition.device.type, dtype=dtype, enabled=self._dtype is not None),
+        ):
+            pred = self.inferer(condition, self.network)
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        self.state.output = {**batchdata, "pred": pred.float().to(batchdata["condition"].device)}
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return self.state.output

@@ -1,0 +1,43 @@
+"""A progress bar on a terminal, one line an epoch in a log file."""
+
+import sys
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+
+
+class Progress:
+    """Shows the losses of the running epoch, and each validation as a line.
+
+    Args:
+        evaluator: the validation engine, whose metrics are printed when it has run.
+        metric: name and unit of the metric that decides which model is best, such as ``"mae_hu"``.
+    """
+
+    def __init__(self, evaluator: Engine | None = None, metric: str = "mae_hu") -> None:
+        self.evaluator = evaluator
+        self.metric = metric
+
+    def attach(self, engine: Engine) -> None:
+        """Only the first process of a distributed training shows anything."""
+        if idist.get_rank() > 0:
+            return
+        if sys.stderr.isatty():
+            bar = ProgressBar(persist=False, desc="epoch")
+            bar.attach(engine, output_transform=_scalars)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._print_epoch)
+
+    def _print_epoch(self, engine: Engine) -> None:
+        parts = [f"epoch {engine.state.epoch}/{engine.state.max_epochs}"]
+        parts += [f"{name} {value:.3g}" for name, value in _scalars(engine.state.output).items()]
+        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+            state = self.evaluator.state
+            parts.append(f"validation {self.metric} {state.metrics[self.metric]:.2f}")
+            parts.append(f"(best {state.best_metric:.2f} at epoch {state.best_metric_epoch})")
+        print("  ".join(parts), flush=True)  # noqa: T201 - the terminal is this handler's output
+
+
+def _scalars(output: dict[str, Any]) -> dict[str, float]:
+    return {name: value.item() for name, value in output.items() if hasattr(value, "ndim") and value.ndim == 0}

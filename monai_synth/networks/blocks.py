@@ -1,0 +1,118 @@
+"""Layer choices, start values and size checks that the generators and discriminators share.
+
+Shapes: ``(B, C, *spatial)`` with two or three spatial dimensions.
+"""
+
+import math
+
+import torch
+from monai.networks.layers.utils import get_norm_layer
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from monai_synth.errors import ConfigError, GeometryError
+
+NORMS = ("batch", "instance", "group", "none")
+INIT_TYPES = ("normal", "xavier", "kaiming", "orthogonal")
+_CONV_TYPES = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+_is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
+_MAX_GROUPS = 32  # the number of groups that Wu & He 2018 (Group Normalization) settle on
+
+
+def build_norm(norm: str, *, spatial_dims: int, channels: int) -> nn.Module:
+    """Make a normalisation layer with the options of pix2pix.
+
+    Args:
+        norm: ``"batch"`` (affine, running statistics), ``"instance"`` (no parameters, no statistics),
+            ``"group"`` (affine; as many groups as divide both ``channels`` and 32) or ``"none"``.
+        spatial_dims: 2 or 3.
+        channels: number of channels that the layer sees.
+
+    Raises:
+        ConfigError: if ``norm`` is none of these.
+    """
+    check_norm(norm)
+    if norm == "none":
+        return nn.Identity()
+    if norm == "group":
+        return get_norm_layer(("group", {"num_groups": math.gcd(channels, _MAX_GROUPS)}), channels=channels)
+    return get_norm_layer(norm, spatial_dims=spatial_dims, channels=channels)
+
+
+def has_conv_bias(norm: str) -> bool:
+    """Whether a convolution in front of this norm has a bias.
+
+    The rule of pix2pix: only in front of instance norm. That bias has no effect on the output, but it is in
+    every published file; with ``"none"`` the original has no bias either.
+    """
+    return norm == "instance"
+
+
+def check_norm(norm: str) -> None:
+    """Refuse a normalisation that is not known."""
+    if norm not in NORMS:
+        raise ConfigError(f"norm={norm!r} is not known; choose one of {', '.join(NORMS)}.")
+
+
+def check_spatial_dims(spatial_dims: int) -> None:
+    """Refuse anything but two or three spatial dimensions."""
+    if spatial_dims not in (2, 3):
+        raise ConfigError(f"spatial_dims={spatial_dims!r} is not supported; choose 2 (slices) or 3 (volumes).")
+
+
+def check_stride(condition: Tensor, stride: int) -> None:
+    """Refuse a condition ``(B, C, *spatial)`` that the network cannot halve often enough.
+
+    Can be scripted; in TorchScript the same message arrives inside a ``torch.jit.Error``. A trace does not check:
+    it would bake in the size of its example.
+    """
+    if _is_tracing():
+        return
+    size = condition.shape[2:]
+    is_wrong = False
+    for length in size:
+        if length % stride != 0 or length == 0:
+            is_wrong = True
+    if is_wrong:
+        raise GeometryError(
+            f"The condition has size {list(size)}, but this generator halves it down to 1/{stride}: each size must be "
+            f"a multiple of {stride}. Pad the condition and crop the prediction (VolumeInferer does both), "
+            "or build the generator with fewer levels."
+        )
+
+
+def init_weights(module: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
+    """Give a network the start values of pix2pix, in place.
+
+    Convolutions and linear layers: weights by ``init_type``, bias 0. Affine norms: weight ``N(1, gain)``, bias 0.
+    Running statistics stay as they are.
+
+    Args:
+        module: network or part of one.
+        init_type: ``"normal"`` (``N(0, gain)``), ``"xavier"``, ``"kaiming"`` (ignores ``gain``) or ``"orthogonal"``.
+        gain: standard deviation or gain of the chosen distribution.
+
+    Raises:
+        ConfigError: if ``init_type`` is not known.
+    """
+    if init_type not in INIT_TYPES:
+        raise ConfigError(f"init_type={init_type!r} is not known; choose one of {', '.join(INIT_TYPES)}.")
+    for layer in module.modules():
+        if isinstance(layer, _CONV_TYPES):
+            _init_conv_weight(layer.weight, init_type, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, (_BatchNorm, nn.GroupNorm)) and layer.weight is not None:
+            nn.init.normal_(layer.weight, 1.0, gain)
+            nn.init.zeros_(layer.bias)
+
+
+def _init_conv_weight(weight: torch.Tensor, init_type: str, gain: float) -> None:
+    if init_type == "normal":
+        nn.init.normal_(weight, 0.0, gain)
+    elif init_type == "xavier":
+        nn.init.xavier_normal_(weight, gain=gain)
+    elif init_type == "kaiming":
+        nn.init.kaiming_normal_(weight, a=0.0, mode="fan_in")
+    else:
+        nn.init.orthogonal_(weight, gain=gain)

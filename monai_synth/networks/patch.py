@@ -1,0 +1,117 @@
+"""The patch discriminators of pix2pix (Isola et al. 2017), in 2D and 3D.
+
+Each output value judges one patch of the image; 70 x 70 pixels at the default depth.
+"""
+
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+from monai_synth.errors import ConfigError, GeometryError
+from monai_synth.networks.blocks import build_norm, check_norm, check_spatial_dims, has_conv_bias, init_weights
+
+_MAX_MULTIPLE = 8
+
+
+class _PatchLayer(nn.Module):
+    """Convolution, norm, LeakyReLU."""
+
+    def __init__(
+        self, *, spatial_dims: int, in_channels: int, out_channels: int, kernel: int, stride: int, norm: str, bias: bool
+    ):
+        super().__init__()
+        padding = 1 if kernel > 1 else 0
+        self.conv = Conv["conv", spatial_dims](
+            in_channels, out_channels, kernel, stride=stride, padding=padding, bias=bias
+        )
+        self.norm = build_norm(norm, spatial_dims=spatial_dims, channels=out_channels)
+        self.act = nn.LeakyReLU(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN of pix2pix; ``num_layers=0`` is its pixel discriminator.
+
+    State-dict keys: ``layers.{i}.conv|norm`` and ``head`` for the last convolution.
+
+    Args:
+        spatial_dims: 2 for slices, 3 for volumes.
+        in_channels: channels of the condition plus channels of the image.
+        channels: width of the first layer; layer ``i`` has ``channels * min(2**i, 8)``.
+        num_layers: number of convolutions of stride 2. 3 judges patches of 70 pixels, 0 single pixels.
+        norm: ``"batch"``, ``"instance"``, ``"group"`` or ``"none"``; the first layer and the head have none.
+        use_sigmoid: return probabilities instead of logits. The losses of this package take logits.
+        init_type: start values, see :func:`monai_synth.networks.blocks.init_weights`.
+        init_gain: standard deviation or gain of the start values.
+
+    Raises:
+        ConfigError: for an option out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int = 2,
+        in_channels: int,
+        channels: int = 64,
+        num_layers: int = 3,
+        norm: str = "batch",
+        use_sigmoid: bool = False,
+        init_type: str = "normal",
+        init_gain: float = 0.02,
+    ):
+        super().__init__()
+        check_spatial_dims(spatial_dims)
+        check_norm(norm)
+        if num_layers < 0:
+            raise ConfigError(f"num_layers={num_layers} is negative; choose 0 (single pixels) or more (published: 3).")
+        self.num_layers = num_layers
+        self.min_size = 3 * 2**num_layers if num_layers else 1  # leaves one output value
+        bias = has_conv_bias(norm)
+        kernel = 4 if num_layers else 1
+        num_convs = num_layers + 1 if num_layers else 2
+        widths = [channels * min(2**i, _MAX_MULTIPLE) for i in range(num_convs)]
+        self.layers = nn.ModuleList(
+            _PatchLayer(
+                spatial_dims=spatial_dims,
+                in_channels=widths[i - 1] if i else in_channels,
+                out_channels=widths[i],
+                kernel=kernel,
+                stride=2 if i < num_layers else 1,
+                norm=norm if i else "none",
+                bias=bias or i == 0,
+            )
+            for i in range(num_convs)
+        )
+        # The head of the pixel discriminator follows the bias rule of its norm, that of the PatchGAN always has one.
+        self.head = Conv["conv", spatial_dims](
+            widths[-1], 1, kernel, padding=1 if num_layers else 0, bias=bias or num_layers > 0
+        )
+        self.last_act = nn.Sigmoid() if use_sigmoid else nn.Identity()
+        init_weights(self, init_type, init_gain)
+
+    def forward(self, x: Tensor) -> list[list[Tensor]]:
+        """Judge an image, usually concatenated with its condition.
+
+        Args:
+            x: ``(B, in_channels, *spatial)``.
+
+        Returns:
+            One inner list (one scale): the feature map of every layer, then the logits
+            ``(B, 1, *smaller spatial)``.
+
+        Raises:
+            GeometryError: if the image is too small for the depth.
+        """
+        if min(x.shape[2:]) < self.min_size:
+            raise GeometryError(
+                f"The image has size {list(x.shape[2:])}, but a patch discriminator with num_layers={self.num_layers} "
+                f"needs at least {self.min_size} along each axis. Use larger patches or a smaller num_layers."
+            )
+        outputs: list[Tensor] = []
+        for layer in self.layers:
+            x = layer(x)
+            outputs.append(x)
+        outputs.append(self.last_act(self.head(x)))
+        return [outputs]
