@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import monai_synth
 from monai_synth.errors import ConfigError, SynthError
+
+if TYPE_CHECKING:
+    from monai_synth.data.manifest import Manifest
 
 app = typer.Typer(
     name="monai-synth",
@@ -63,12 +66,14 @@ def manifest_build(
     out: Annotated[Path, typer.Argument(help="CSV to write.")],
     root: Annotated[Path, typer.Option(help="Folder of the cohort.")],
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file of your own.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, with any splits it holds.")] = False,
 ) -> None:
     """Find the files of a cohort by a recipe and write its manifest."""
     from monai_synth.data.recipes import build_manifest
 
-    manifest = build_manifest(recipe, root, out)
+    manifest = build_manifest(recipe, root, out, overwrite=overwrite)
     typer.echo(f"{len(manifest)} cases of {len(manifest.patients)} patients written to {out}.")
+    _say_data_root(manifest)
 
 
 @manifest_app.command("check")
@@ -123,9 +128,10 @@ def manifest_split(
     else:
         result = split_fractions(manifest, fractions=_fractions(str(fractions)), seed=seed, stratify=stratify)
         column = "split"
-    result.write(out)
+    result = result.write(out)
     counts = result.table.groupby(column)["patient_id"].nunique()
     typer.echo(f"{out}: " + ", ".join(f"{column} {value}: {count} patients" for value, count in counts.items()))
+    _say_data_root(result)
 
 
 @app.command("report")
@@ -140,6 +146,14 @@ def report(
     for line in headline(run_dir):
         typer.echo(line)
     typer.echo(f"report: {page.resolve()}")
+
+
+def _say_data_root(manifest: "Manifest") -> None:
+    if manifest.needs_data_root:
+        typer.echo(
+            f"Its paths start from {manifest.root}, not from its own folder: give that folder wherever you use it, "
+            f"as --data-root {manifest.root} here and as --dataset_dir {manifest.root} to a bundle."
+        )
 
 
 def _fractions(text: str) -> dict[str, float]:

@@ -177,7 +177,7 @@ def from_dict(description: Mapping[str, Any]) -> Intensity:
 
 
 def _floating(x: Array) -> Array:
-    """Cast to float32; what has more digits than that stays in float64 until the result is rounded."""
+    """Cast to float32; float64 is cast after clipping only, so that large values do not overflow."""
     if isinstance(x, torch.Tensor):
         return x if x.dtype in (torch.float32, torch.float64) else x.float()
     x = np.asarray(x)

@@ -6,7 +6,6 @@ Voxel axes are called x, y, z in the order of the file's array; world coordinate
 import functools
 import gzip
 import itertools
-import math
 import os
 import re
 import textwrap
@@ -14,17 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (the name that its users know)
-from nibabel.affines import apply_affine, voxel_sizes
 
+from monai_synth.data.grids import Grid, covers_same_box, grid_difference, sizes
 from monai_synth.data.manifest import MAX_LISTED, Manifest
 from monai_synth.errors import ManifestError
 
-GRID_TOLERANCE_MM = 1e-3
 MIN_BELOW_HU, MAX_ABOVE_HU = -200, 100  # air and bone: no field of view of a patient lacks both sides
 DEFAULT_UNITS = {"ct": "HU"}
 LABEL_ROLE = re.compile(r"(masks?|labels?|seg|segmentation)(_.*)?|(.*_)?(masks?|labels?|seg|segmentation|body)")
@@ -60,22 +58,6 @@ class _RefusedError(ManifestError):
     def __init__(self, rule: str, message: str, way_out: str) -> None:
         super().__init__(message)
         self.problem = _Problem(rule, message, way_out)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Where an image's voxels are: shape and a ``(4, 4)`` affine from voxel index to RAS mm."""
-
-    shape: tuple[int, ...]
-    affine: np.ndarray
-
-    @property
-    def spacing_mm(self) -> np.ndarray:
-        return voxel_sizes(self.affine)
-
-    def corners_mm(self) -> np.ndarray:
-        """World positions of the eight outermost voxel centres, ``(8, 3)``."""
-        return apply_affine(self.affine, list(itertools.product(*((0, size - 1) for size in self.shape))))
 
 
 def check_manifest(
@@ -161,7 +143,7 @@ def _check_case(
     """Problems per role of one case, and the real path of every file that is there."""
     found: list[tuple[str, _Problem]] = []
     real: dict[str, str] = {}
-    grids: dict[str, _Grid] = {}
+    grids: dict[str, Grid] = {}
     if not paths:
         found.append(("", _Problem("has files", "no role has a path", "fill a cell, or remove the row")))
     for role, cell in paths.items():
@@ -190,9 +172,11 @@ def _check_case(
         found += [(role, problem) for problem in problems]
     reference = next(iter(grids), "")
     for role, grid in itertools.islice(grids.items(), 1, None):
-        if words := _grid_difference(grids[reference], grid, reference):
-            covers_same = _covers_same_box(grids[reference], grid)
-            way_out = "store both in one orientation" if covers_same else f"resample onto {reference!r}'s grid"
+        if words := grid_difference(grids[reference], grid, reference):
+            covers_same = covers_same_box(grids[reference], grid)
+            way_out = f"find out which header is right; if both are, resample onto the grid of {reference!r}"
+            if covers_same:
+                way_out = "store both in one orientation"
             found.append((role, _Problem("same grid", "; ".join(words), way_out)))
     return found, real
 
@@ -222,7 +206,7 @@ def _find_shared(users: Mapping[str, list[tuple[str, str, str]]]) -> Iterator[Fi
         yield Finding(case_id, patient_id, role, "used once", message, way_out, severity)
 
 
-def _read(path: Path) -> tuple[np.ndarray, _Grid, list[_Problem]]:
+def _read(path: Path) -> tuple[np.ndarray, Grid, list[_Problem]]:
     """Read a whole image: data with axes (x, y, z) or, where the order does not matter, the reader's; and its grid."""
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES) and path.is_file():
@@ -245,17 +229,17 @@ def _read(path: Path) -> tuple[np.ndarray, _Grid, list[_Problem]]:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    grid = _Grid(image.GetSize(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # ITK is LPS
+    grid = Grid(image.GetSize(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # ITK is LPS
     return sitk.GetArrayViewFromImage(image).copy(), grid, problems
 
 
 def _not_3d(path: Path, shape: Sequence[int]) -> _RefusedError:
-    message = f"{path.name} is {len(shape)}D with shape {_sizes(shape)}; images are 3D (an axis may have 1 voxel)"
+    message = f"{path.name} is {len(shape)}D with shape {sizes(shape)}; images are 3D (an axis may have 1 voxel)"
     way_out = "write one 3D file per time or channel" if len(shape) > 3 else "add an axis of one voxel"
     return _RefusedError("3D", message, way_out)
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, _Grid, list[_Problem]]:
+def _read_nifti(path: Path) -> tuple[np.ndarray, Grid, list[_Problem]]:
     raw = path.read_bytes()
     if path.name.lower().endswith(".gz"):
         raw = gzip.decompress(raw)  # to the end: verifies the checksum, which a lazy reader does not reach
@@ -269,16 +253,16 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, _Grid, list[_Problem]]:
         raise _not_3d(path, shape)
     problems = []
     if (steps := header["pixdim"][1:4]).min() <= 0 or not np.isfinite(steps).all():
-        message = f"{path.name} has the voxel spacing {_sizes(steps)} mm in its header (pixdim)"
+        message = f"{path.name} has the voxel spacing {sizes(steps)} mm in its header (pixdim)"
         problems.append(_Problem("spacing", message, "export it again with a spacing above 0"))
     image = kind.from_bytes(raw)
     if image.affine is None or not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-12:
         message = f"{path.name}: the affine spans no volume: {np.asarray(image.affine).tolist()}"
         raise _RefusedError("affine", message, "export it again from DICOM")
-    grid = _Grid(shape, image.affine)
+    grid = Grid(shape, image.affine)
     sform, qform = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
     if sform is not None and qform is not None:
-        distance_mm = np.linalg.norm(_Grid(shape, sform).corners_mm() - _Grid(shape, qform).corners_mm(), axis=1).max()
+        distance_mm = np.linalg.norm(Grid(shape, sform).corners_mm() - Grid(shape, qform).corners_mm(), axis=1).max()
         if distance_mm > 0.1:
             message = f"{path.name}: sform and qform of the header disagree by up to {distance_mm:.1f} mm"
             problems.append(_Problem("one affine", message, "set both to the right one: readers differ", "warning"))
@@ -362,64 +346,3 @@ def _check_hu(low: float, high: float) -> Iterator[_Problem]:
         if high < MAX_ABOVE_HU:
             message = f"{found}: the highest is below {MAX_ABOVE_HU} HU, so there is no bone or it was clipped"
             yield _Problem("HU", message, "use the unclipped CT, or declare another unit")
-
-
-def _grid_difference(reference: _Grid, other: _Grid, name: str) -> list[str]:
-    """How ``other`` differs from ``reference`` (the role ``name``), in words; empty where the grids are equal."""
-    same_shape = reference.shape == other.shape
-    words = [] if same_shape else [f"shape is {_sizes(other.shape)} where {name!r} has {_sizes(reference.shape)}"]
-    # The spacing along an axis of one voxel moves nothing, so it is not compared.
-    counts = np.array([a > 1 or b > 1 for a, b in zip(reference.shape, other.shape, strict=True)])
-    if np.abs(reference.spacing_mm - other.spacing_mm)[counts].max(initial=0) > GRID_TOLERANCE_MM:
-        words.append(f"spacing is {_sizes(other.spacing_mm)} mm where {name!r} has {_sizes(reference.spacing_mm)} mm")
-    distance_mm = math.inf
-    if same_shape:
-        distance_mm = float(np.linalg.norm(reference.corners_mm() - other.corners_mm(), axis=1).max())
-        if distance_mm <= GRID_TOLERANCE_MM:
-            return words
-    words += _direction_difference(reference, other, name)
-    centres_mm = [apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2) for grid in (reference, other)]
-    shift_mm = centres_mm[1] - centres_mm[0]
-    if (length_mm := float(np.linalg.norm(shift_mm))) > max(GRID_TOLERANCE_MM, 1e-6 * np.abs(centres_mm).max()):
-        parts = ", ".join(f"{axis} {step:+.1f}" for axis, step in zip("xyz", shift_mm.round(1) + 0.0, strict=True))
-        words.append(f"shifted by {_number(length_mm)} mm ({parts} in world coordinates)")
-    if not words:
-        words.append(f"corners are up to {_number(distance_mm)} mm away from those of {name!r}")
-    return words
-
-
-def _covers_same_box(reference: _Grid, other: _Grid) -> bool:
-    """Whether both have the same eight corners, in any order."""
-    steps_mm = np.linalg.norm(reference.corners_mm()[:, None] - other.corners_mm()[None], axis=-1)
-    return bool(steps_mm.min(axis=0).max() <= GRID_TOLERANCE_MM and steps_mm.min(axis=1).max() <= GRID_TOLERANCE_MM)
-
-
-def _direction_difference(reference: _Grid, other: _Grid, name: str) -> list[str]:
-    """Permutation, flips and remaining rotation of the voxel axes."""
-    directions = [grid.affine[:3, :3] / grid.spacing_mm for grid in (reference, other)]
-    between = np.linalg.solve(directions[0], directions[1])  # column j: the other's axis j along the reference's axes
-    nearest = np.abs(between).argmax(axis=0)
-    if len(set(nearest)) < 3:
-        return [f"rotated against {name!r} by more than 45 degrees"]
-    words = []
-    if not np.array_equal(nearest, [0, 1, 2]):
-        words.append(f"axes permuted: its x, y, z run along {', '.join('xyz'[axis] for axis in nearest)} of {name!r}")
-    signs = np.sign(between[nearest, [0, 1, 2]])
-    words += [
-        f"flipped along axis {'xyz'[axis]}" for axis, sign in sorted(zip(nearest, signs, strict=True)) if sign < 0
-    ]
-    aligned = np.zeros((3, 3))
-    aligned[nearest, [0, 1, 2]] = signs
-    cosine = (np.trace(between @ aligned.T) - 1) / 2
-    angle = math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
-    if angle > 0.05:
-        words.append(f"rotated against {name!r} by {angle:.1f} degrees")
-    return words
-
-
-def _sizes(values: Any) -> str:
-    return " x ".join(f"{float(value):g}" for value in values)
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"

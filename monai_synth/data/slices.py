@@ -175,7 +175,7 @@ def _collect(cache: VolumeCache, data: Sequence[Mapping[str, Any]], *, progress:
     order = np.roll(np.arange(len(data)), -(rank * len(data) // max(world_size, 1))).tolist()
     if progress and rank == 0:
         tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
-        order = tqdm(order, desc="Preparing volumes", unit="case") if has_tqdm else order
+        order = tqdm(order, desc="Preparing volumes", unit="case", disable=None) if has_tqdm else order
     stored: dict[int, StoredCase] = {}
     for number in order:
         stored[number] = cache.get(data[number])

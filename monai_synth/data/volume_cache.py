@@ -10,8 +10,10 @@ import hashlib
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +27,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 from numpy.lib import format as npy_format
 
+from monai_synth.data.grids import refuse_other_grids
 from monai_synth.errors import ConfigError, GeometryError, IntensityError, ManifestError, SynthError
 
 __all__ = ["SliceFile", "StoredCase", "VolumeCache"]
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Raise when the meaning of the files changes.
 _LAYOUT = 1
+_LEFTOVER_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class VolumeCache:
             ) from error
         self._recipe = [_LAYOUT, package, monai.__version__, recipe, list(self.keys), axis, foreground_key]
         self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob(".*.tmp"):
+            _remove_if_old(leftover)
 
     def name(self, case: Mapping[str, Any]) -> str:
         """Hash everything that a prepared case depends on: its files, the transforms, keys, axis and versions."""
@@ -178,6 +184,7 @@ class VolumeCache:
                 f"{_label(case)}: the transform gives no {missing}, only {sorted(map(str, data))}. Add the role to the "
                 "manifest and the key to the transform, or leave it out of keys and foreground_key."
             )
+        refuse_other_grids({key: data[key] for key in wanted}, case=str(case["case_id"]))
         arrays = {key: _array(data[key]) for key in wanted}
         shapes = {key: array.shape[1:] for key, array in arrays.items()}
         if len(set(shapes.values())) > 1:
@@ -232,6 +239,13 @@ class VolumeCache:
             ) from error
 
 
+def _remove_if_old(temporary: Path) -> None:
+    """Remove what a killed process left; a file that is being written now is younger."""
+    with suppress(FileNotFoundError):
+        if time.time() - temporary.stat().st_mtime > _LEFTOVER_S:
+            temporary.unlink()
+
+
 def _recipe(transform: Callable[..., Any]) -> str:
     """Hash the settings of a transform, not its state: equal in every process, before and after use."""
     # Without the Compose around them: its random state differs in every process.
@@ -240,8 +254,7 @@ def _recipe(transform: Callable[..., Any]) -> str:
     for part in parts:
         # A DICOM reader collects the names of all files that it was ever offered.
         for reader in getattr(getattr(part, "_loader", part), "readers", ()):
-            if hasattr(reader, "filenames"):
-                reader.filenames = []
+            vars(reader).pop("filenames", None)
     return pickle_hashing(parts).decode()
 
 

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from monai_synth.engines.batches import prepare_synthesis_batch
 from monai_synth.errors import ConfigError, DivergenceError
+from monai_synth.handlers import share_buffers
 from monai_synth.objectives import Objective
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -114,6 +115,8 @@ class SynthesisTrainer(Trainer):
             handlers=train_handlers,
             decollate=decollate,
         )
+        for player in self.objective.players.values():
+            self.add_event_handler(Events.EPOCH_COMPLETED, lambda _, player=player: share_buffers(player))
         dataset: Any = getattr(train_data_loader, "dataset", None)
         if hasattr(dataset, "set_epoch"):
             # Augmentation is drawn from (seed, epoch, index), so that it does not depend on the number of workers.

@@ -1,7 +1,7 @@
 """Small Ignite handlers: averaging, resuming, recording and showing a training."""
 
 from monai_synth.handlers.best import BestModel
-from monai_synth.handlers.ema import EMA
+from monai_synth.handlers.ema import EMA, share_buffers
 from monai_synth.handlers.history import History
 from monai_synth.handlers.preview import Preview
 from monai_synth.handlers.progress import Progress
@@ -18,4 +18,5 @@ __all__ = [
     "TrainingCheckpoint",
     "describe_run",
     "is_true",
+    "share_buffers",
 ]

@@ -2,11 +2,24 @@
 
 from typing import Any
 
+import torch
+import torch.distributed
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from monai_synth.errors import ConfigError
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the buffers of the first one.
+
+    Gradients are shared, so weights agree; batch-norm statistics are each process's own where PyTorch cannot synchronise
+    them (CPU). Does nothing with one process.
+    """
+    if torch.distributed.is_initialized():
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 class EMA:
@@ -36,8 +49,9 @@ class EMA:
         return self._average.module
 
     def attach(self, engine: Engine) -> None:
-        """Update after each iteration in which the optimisers stepped."""
+        """Update after each iteration in which the optimisers stepped; at the end of an epoch all processes agree."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: share_buffers(self.network))
 
     def update(self, engine: Engine) -> None:
         """Blend the current weights in; not while gradients are still being accumulated."""

@@ -17,6 +17,7 @@ from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from numpy.typing import NDArray
 
+from monai_synth.data.grids import refuse_other_grids
 from monai_synth.errors import ConfigError, GeometryError, SynthError
 from monai_synth.metrics.synthrad import PRESETS, score_case
 from monai_synth.metrics.tissue import BINS_HU, BinsHU, check_bins, tissue_mae
@@ -105,6 +106,8 @@ class CaseScores(Metric):
             target = self._get(item, self.target_key)
             mask = None if self.mask_key is None else self._get(item, self.mask_key)
             predictions: dict[str, Any] = {MODEL: self._get(item, self.pred_key)}
+            images = {self.target_key: target, self.pred_key: predictions[MODEL]}
+            refuse_other_grids(images | ({} if mask is None else {"mask": mask}), case=identity["case_id"])
             predictions |= {name: method(item) for name, method in self.extra_methods.items()}
             for method, prediction in predictions.items():
                 try:

@@ -7,7 +7,7 @@ The table is separated by an opening in axial planes, where it is thin; a table 
 gap and thicker than ``2 * opening_mm`` cannot be told from tissue.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -45,8 +45,8 @@ def body_mask(
 ) -> np.ndarray:
     """Find the body in one volume.
 
-    Threshold; opening in axial planes, which detaches the table; largest three-dimensional components; small pieces
-    that the opening took away, as ears and noses, are given back; cavities are filled in 3D and in every axial plane.
+    Threshold; cavities that are closed in 3D; opening in axial planes, which detaches the table; largest components in
+    3D; small pieces that the opening took away, as ears and noses, are given back; cavities in 3D and in every plane.
 
     Args:
         volume: ``(X, Y, Z)``, or ``(X, Y)`` for one slice.
@@ -93,7 +93,9 @@ def body_mask(
     planes = np.moveaxis(volume, axis, 0)
 
     tissue = planes > _threshold(planes, threshold)
-    core = _opening(tissue, opening_mm, in_plane_mm)
+    # The opening would take the thin wall before a cavity away, such as the forehead. Only what is closed in 3D is
+    # filled before it: a hollow table, and the gap between table and back, are closed in planes but open at the ends.
+    core = _opening(_sealed(tissue, sealing_mm, in_plane_mm, fill=_fill_3d), opening_mm, in_plane_mm)
     if bridging_mm > 0:
         core = _closing(core, bridging_mm, in_plane_mm)
     core = _components(core, min_volume_fraction)
@@ -104,11 +106,7 @@ def body_mask(
             "in HU, the spacing in mm? Lower the threshold or opening_mm."
         )
     body = _give_back(tissue, core, opening_mm=opening_mm, piece_mm=piece_mm, in_plane_mm=in_plane_mm)
-    body = _fill(body)
-    if sealing_mm > 0:
-        sealed = _closing(body, sealing_mm, in_plane_mm)
-        cavities = _fill(sealed) & ~sealed
-        body = _fill(body | (_dilate(cavities, sealing_mm, in_plane_mm) & (sealed | cavities)))
+    body = _sealed(body, sealing_mm, in_plane_mm, fill=_fill)
     found = np.ascontiguousarray(np.moveaxis(_components(body, min_volume_fraction), 0, axis))
     return found[..., 0] if is_plane else found
 
@@ -304,9 +302,25 @@ def _give_back(
     return body
 
 
+def _sealed(
+    mask: np.ndarray, radius_mm: float, in_plane_mm: Sequence[float], *, fill: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Fill cavities, also those that only a narrow gap opens; the outline stays where it is."""
+    filled = fill(mask)
+    if radius_mm == 0:
+        return filled
+    closed = _closing(filled, radius_mm, in_plane_mm)
+    cavities = fill(closed) & ~closed
+    return fill(filled | (_dilate(cavities, radius_mm, in_plane_mm) & (closed | cavities)))
+
+
+def _fill_3d(mask: np.ndarray) -> np.ndarray:
+    return ndimage.binary_fill_holes(mask) if len(mask) > 1 else mask
+
+
 def _fill(mask: np.ndarray) -> np.ndarray:
     """Fill cavities: closed ones in 3D and in every plane, and those that the field of view cuts open in a plane."""
-    filled = ndimage.binary_fill_holes(mask) if len(mask) > 1 else mask.copy()
+    filled = _fill_3d(mask).copy()
     for plane in filled:
         if not plane.any():
             continue

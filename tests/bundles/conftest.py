@@ -23,8 +23,10 @@ def run_bundle(bundle: Path) -> RunBundle:
 
     def run(*arguments: str, launcher: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-W", "ignore", *launcher, "-m", "monai.bundle", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle.parent.parent)}
-        result = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True, timeout=300)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle.parent.parent), "PYTHONUTF8": "1"}
+        result = subprocess.run(
+            command, cwd=bundle, env=environment, capture_output=True, encoding="utf-8", timeout=300
+        )
         if check and result.returncode != 0:
             pytest.fail(f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}")
         return result

@@ -230,6 +230,19 @@ def test_no_half_written_files_stay(cases: list[dict[str, str]], tmp_path: Path)
         assert json.loads(file.read_text())["foreground"] == [0, 8, 8, 8, 0]
 
 
+def test_leftovers_of_a_killed_process_go_after_an_hour(cases: list[dict[str, str]], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    old, young = cache / ".old.tmp", cache / ".young.tmp"
+    old.touch()
+    young.touch()
+    os.utime(old, (1, 1))
+    SliceDataset(cases, load(), cache_dir=cache)
+
+    assert not old.exists()
+    assert young.exists()
+
+
 def _build(arguments: tuple[list[dict[str, str]], Path, Path, int]) -> float:
     cases, cache, log, rank = arguments
     os.environ.update(RANK=str(rank), WORLD_SIZE="2")
@@ -336,7 +349,7 @@ def test_sizes_may_change_in_the_slice_transform(cases: list[dict[str, str]]) ->
 
 def test_shapes_that_differ_name_case_and_keys(cases: list[dict[str, str]], tmp_path: Path) -> None:
     cases[1]["target"] = write_case(tmp_path / "other", "x", 7, (7, 6, 4))["target"]
-    with pytest.raises(GeometryError, match=r"'case1'.*condition \(7, 6, 5\).*target \(7, 6, 4\)"):
+    with pytest.raises(GeometryError, match="'case1'.*'target' is not on the grid of 'condition': shape is 7 x 6 x 4"):
         SliceDataset(cases, load())
 
 

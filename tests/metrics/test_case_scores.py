@@ -183,6 +183,14 @@ def test_errors_name_the_case_and_the_way_out():
         CaseScores().update([{**ITEMS[0], "target": torch.zeros(2, 9, 10, 11)}])
 
 
+def test_a_flipped_target_is_not_scored_although_its_shape_fits():
+    item = make_item("A", "A1", 10.0)
+    flipped = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    item["target"] = MetaTensor(item["target"], affine=flipped)
+    with pytest.raises(GeometryError, match="Case 'A1': 'pred' is not on the grid of 'target': flipped along axis x"):
+        CaseScores().update([item])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
