@@ -1,4 +1,4 @@
-"""Cross validation of an MR to CT bundle: every patient is scored once, by a model that was not trained on that patient.
+"""Cross validation of an MR to CT bundle: every patient is scored once, by a model not trained on that patient.
 
 manifest check -> manifest split -> per fold: training, evaluation, report -> one table over all folds.
 Only public commands run here; pipelines/README.md says how to start this and how to read the result.
@@ -80,7 +80,9 @@ def job_resources():
     given = config.get("resources") or {}
     if not isinstance(given, dict):
         raise WorkflowError(f"resources is {given!r}; it is a mapping such as {{threads: 4, gpu: 1, mem_mb: 16000}}.")
-    resources = {"threads": 2, "gpu": 1} | given
+    # Numbers inside a mapping that comes by --config arrive as text.
+    numbers = {key: int(value) if str(value).isdecimal() else value for key, value in given.items()}
+    resources = {"threads": 2, "gpu": 1} | numbers
     return resources.pop("threads"), resources
 
 
@@ -186,8 +188,8 @@ rule train:
         resume=""
         if [ -e {params.run_dir:q}/models/last.pt ] || [ -e {params.run_dir:q}/models/previous.pt ]; then
             if ! diff "$begun" "$begun.now" >&2; then
-                echo {params.run_dir:q}" holds a training that was begun with other settings (< before, > now). Go back" \
-                    "to the earlier settings to continue it, choose another 'out', or delete that folder." >&2
+                echo {params.run_dir:q}" holds a training that was begun with other settings (< before, > now). Go" \
+                    "back to the earlier ones to continue it, choose another 'out', or delete that folder." >&2
                 exit 1
             fi
             resume="--resume true"

@@ -14,8 +14,8 @@ from monai_synth.errors import ConfigError
 def share_buffers(module: nn.Module) -> None:
     """Give all processes the buffers of the first one.
 
-    Gradients are shared, so weights agree; batch-norm statistics are each process's own where PyTorch cannot synchronise
-    them (CPU). Does nothing with one process.
+    Gradients are shared, so weights agree; batch-norm statistics are each process's own where PyTorch cannot
+    synchronise them (CPU). Does nothing with one process.
     """
     if torch.distributed.is_initialized():
         for buffer in module.buffers():

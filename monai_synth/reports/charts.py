@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas.api.types import is_numeric_dtype
 
-from monai_synth.reports.quantities import quantity
+from monai_synth.reports.quantities import method_label, quantity
 
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 COLOURS = ("#1f5f8b", "#c8553d", "#588157", "#8d6a9f", "#b08900", "#4f6d7a")
@@ -107,7 +107,9 @@ def case_plot(values: Mapping[str, Sequence[float]], *, metric: str = "mae_hu") 
             axes.vlines(median, row - 0.28, row + 0.28, color=colour, lw=2.0)
         jitter = random.uniform(-0.16, 0.16, column.size) if column.size > 1 else np.zeros(1)
         axes.scatter(column, row + jitter, s=15, color=colour, alpha=0.75, linewidths=0, zorder=3)
-    axes.set_yticks(range(len(finite)), [f"{name}  (n = {column.size})" for name, column in finite.items()])
+    axes.set_yticks(
+        range(len(finite)), [f"{method_label(name)}  (n = {column.size})" for name, column in finite.items()]
+    )
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
     axes.set_ylim(len(finite) - 0.5, -0.5)

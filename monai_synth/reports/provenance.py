@@ -22,7 +22,7 @@ def provenance(run: RunFolder) -> list[tuple[str, list[str]]]:
         ("Networks", [network_words(role, what) for role, what in (record.get("networks") or {}).items()]),
         ("Training", [_settings(record.get("training") or {})]),
         ("Checkpoint", [_checkpoint(run)]),
-        ("Seed, precision", [_machine(record)]),
+        ("Seed, precision", [_machine(record), _evaluation_precision(run)]),
         ("Versions", [", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())]),
         ("Created", [str(record.get("created") or "")]),
     ]
@@ -145,7 +145,16 @@ def _task(roles: dict[str, Any]) -> str:
 
 
 def _settings(training: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {plain(value)}" for name, value in training.items())
+    return ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in training.items())
+
+
+def _setting(value: Any) -> str:
+    """One value; the same value for every player is written once."""
+    if isinstance(value, dict):
+        if len(set(value.values())) == 1:
+            return plain(next(iter(value.values())))
+        return ", ".join(f"{plain(one)} ({name})" for name, one in value.items())
+    return plain(value)
 
 
 def _checkpoint(run: RunFolder) -> str:
@@ -158,12 +167,17 @@ def _checkpoint(run: RunFolder) -> str:
     return f"{file or 'file not recorded'}, epoch {'not recorded' if epoch is None else epoch}"
 
 
+def _evaluation_precision(run: RunFolder) -> str:
+    precision = run.evaluation.get("precision")
+    return f"evaluated in {precision}" if precision else ""
+
+
 def _machine(record: dict[str, Any]) -> str:
     parts = []
     if record.get("seed") is not None:
         parts.append(f"seed {record['seed']}")
     if record.get("precision"):
-        parts.append(str(record["precision"]))
+        parts.append(f"trained in {record['precision']}")
     if record.get("device"):
         parts.append(f"on {record['device']}")
     if record.get("world_size"):

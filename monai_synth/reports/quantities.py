@@ -30,8 +30,14 @@ _KNOWN = {
     "me_hu": Quantity("ME", "HU", 1, "near 0", _NO_VOXELS),
     "psnr_db": Quantity("PSNR", "dB", 2, "higher", _NO_VOXELS),
     "ssim": Quantity("SSIM", "1", 3, "higher", _SMALL),
+    "ssim_2d": Quantity("SSIM 2D", "1", 3, "higher", "the mask lies only along the border"),
     "ms_ssim": Quantity("MS-SSIM", "1", 3, "higher", _SMALL),
 }
+
+
+def method_label(method: str) -> str:
+    """A method's name as a reader sees it: ``body_as_water`` is ``body as water``."""
+    return method.replace("_", " ")
 
 
 def quantity(metric: str, *, unit: str = "") -> Quantity:

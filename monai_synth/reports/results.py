@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from monai_synth.reports.quantities import Estimate, estimates, number, quantity, with_unit
+from monai_synth.reports.quantities import Estimate, estimates, method_label, number, quantity, with_unit
 from monai_synth.reports.run_folder import CASE_TEXT, MODEL
 from monai_synth.reports.verdict import KEY_METRIC
 
@@ -53,7 +53,7 @@ class Table:
 def results_table(summary: pd.DataFrame) -> Table:
     """Mean and 95 % interval of each metric; the model first, then the baselines by masked MAE."""
     found, notes = estimates(summary), Footnotes()
-    metrics = list(dict.fromkeys(metric for _, metric in found))
+    metrics = [name for name in dict.fromkeys(metric for _, metric in found) if not _is_replaced(name, found)]
     methods = sorted(dict.fromkeys(method for method, _ in found), key=lambda name: _rank(name, found))
     header = [("n", "patients", "")]
     for metric in metrics:
@@ -64,14 +64,14 @@ def results_table(summary: pd.DataFrame) -> Table:
         entries = [found.get((method, metric)) for metric in metrics]
         most = max(entry.num_patients for entry in entries if entry is not None)
         cells = [Cell(str(most)), *(_estimate_cell(entry, most, notes) for entry in entries)]
-        rows.append((method, cells, method == MODEL))
+        rows.append((method_label(method), cells, method == MODEL))
     return Table(header, rows, notes.lines)
 
 
 def cases_table(cases: pd.DataFrame, *, baseline: str | None, limit: int) -> Table:
     """Every case of the model, worst first, beside the MAE of the best baseline; at most ``limit`` rows."""
     model, notes = worst_first(cases), Footnotes()
-    metrics = metric_columns(cases)
+    metrics = [name for name in metric_columns(cases) if name != "ssim" or cases[name].notna().any()]
     header = [(what.label, what.unit, what.better) for what in map(quantity, metrics)]
     other: dict[Any, float] = {}
     if baseline is not None and KEY_METRIC in cases:
@@ -109,10 +109,18 @@ def case_numbers(row: dict[str, Any]) -> str:
     """The numbers of one case: ``MAE 61.2 HU, ME -3.0 HU, ...``."""
     parts = []
     for name in (name for name, value in row.items() if name not in NOT_METRICS and isinstance(value, float)):
+        if name == "ssim" and "ssim_2d" in row and math.isnan(row[name]):
+            continue
         what = quantity(name)
         reason = f" ({what.no_value})" if math.isnan(row[name]) else ""
         parts.append(f"{what.label} {with_unit(row[name], name)}{reason}")
     return ", ".join(parts)
+
+
+def _is_replaced(metric: str, found: dict[tuple[str, str], Estimate]) -> bool:
+    """Whether every case is a single slice, so that the SSIM of volumes has no value and ``ssim_2d`` stands for it."""
+    values = [entry.mean for (_, name), entry in found.items() if name == metric]
+    return metric == "ssim" and all(map(math.isnan, values)) and any(name == "ssim_2d" for _, name in found)
 
 
 def _rank(method: str, found: dict[tuple[str, str], Estimate]) -> tuple[bool, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from monai_synth.reports.quantities import DASH, MINUS, Estimate, estimates
+from monai_synth.reports.quantities import DASH, MINUS, Estimate, estimates, method_label, quantity
 from monai_synth.reports.run_folder import MODEL, RunFolder, read_run
 from monai_synth.statistics import Interval, paired_difference
 
@@ -53,7 +53,7 @@ def judge(run: RunFolder) -> Verdict:
         return Verdict(
             f"{who}. There is no baseline to compare it with, so this number has no yardstick.", "none", warnings
         )
-    other = f"that of the best baseline, {baseline.method}, is {baseline}"
+    other = f"that of the best baseline, {method_label(baseline.method)}, is {baseline}"
     pairs = _pairs(run.cases, baseline.method)
     paired, num_pairs = _paired_words(pairs), 0 if pairs is None else pairs[0].n
     if model.mean >= baseline.mean:
@@ -98,10 +98,11 @@ def headline(run_dir: Path) -> list[str]:
         second = "best baseline: none was evaluated, so the model's number has no yardstick"
     else:
         second = (
-            f"best baseline, {baseline.method}: masked MAE {baseline}; model / baseline = {_ratio(model, baseline)}"
+            f"best baseline, {method_label(baseline.method)}: masked MAE {baseline}; "
+            f"model / baseline = {_ratio(model, baseline)}"
         )
-    names = (("psnr_db", "PSNR"), ("ssim", "SSIM"), ("ms_ssim", "MS-SSIM"))
-    third = [f"{label} {found[MODEL, metric]}" for metric, label in names if (MODEL, metric) in found]
+    similarity = [found[MODEL, name] for name in ("psnr_db", "ssim", "ssim_2d", "ms_ssim") if (MODEL, name) in found]
+    third = [f"{quantity(entry.metric).label} {entry}" for entry in similarity if not math.isnan(entry.mean)]
     last = "model: " + (", ".join(third) if third else "no PSNR or SSIM in evaluation/summary.csv")
     return [line.replace(MINUS, "-").replace(DASH, "-") for line in (first, second, last)]  # any terminal can print it
 

@@ -15,7 +15,7 @@ def test_facts_of_a_run_in_words(make_run):
     assert facts["Task"] == ["condition: mr → target: ct, mask: mask"]
     assert facts["Networks"][0] == "generator: UNetGenerator, 13.02 million parameters"
     assert facts["Intensities"][1] == "target: −1024 to 2000 HU maps linearly to −1 to 1; values outside are clipped"
-    assert facts["Seed, precision"] == ["seed 0, fp32, on cpu, 1 process"]
+    assert facts["Seed, precision"] == ["seed 0, trained in fp32, on cpu, 1 process", "evaluated in fp32"]
     assert facts["Checkpoint"] == ["models/model.pt, epoch 35"]
     assert "monai 1.6.1" in facts["Versions"][0]
 
@@ -24,8 +24,9 @@ def test_what_is_not_recorded_says_so(make_run):
     folder = make_run(shape=(21, 19, 1))
     (folder / "run.json").write_text('{"name": "x", "intensity": null}')
     facts = dict(provenance(read_run(folder)))
-    for label in ("Manifest", "Patients", "Task", "Intensities", "Networks", "Versions", "Seed, precision"):
+    for label in ("Manifest", "Patients", "Task", "Intensities", "Networks", "Versions"):
         assert facts[label] == ["not recorded"]
+    assert facts["Seed, precision"] == ["evaluated in fp32"]
 
 
 def test_each_intensity_contract_has_its_sentence():

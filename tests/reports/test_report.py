@@ -50,6 +50,7 @@ def test_it_holds_the_numbers_of_the_tables(make_run):
     text = text_of(page_of(folder))
     summary = pd.read_csv(folder / "evaluation" / "summary.csv").set_index(["method", "metric"])
     for method in ("model", "body_as_water", "mean_target_by_condition", "histogram_match"):
+        assert method.replace("_", " ") in text
         row = summary.loc[(method, "mae_hu")]
         assert f"{row['mean']:.1f}" in text
         assert f"{row['ci_low']:.1f} to {row['ci_high']:.1f}" in text

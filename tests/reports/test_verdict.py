@@ -18,7 +18,7 @@ def test_a_model_that_beats_the_baselines(make_run):
     summary = pd.read_csv(folder / "evaluation" / "summary.csv").set_index(["method", "metric"])["mean"]
     model, baseline = summary["model", "mae_hu"], summary["mean_target_by_condition", "mae_hu"]
     assert verdict.outcome == "better"
-    assert "mean_target_by_condition" in verdict.sentence
+    assert "mean target by condition" in verdict.sentence
     assert f"Model / baseline = {model / baseline:.2f}" in verdict.sentence
     assert "lower in 7 of 7 patients" in verdict.sentence
     assert any("Only 7 patients" in warning for warning in verdict.warnings)
@@ -75,7 +75,7 @@ def test_headline_gives_each_number_with_unit_interval_and_n(make_run):
     folder = make_run(shape=(21, 19, 9))
     first, second, third = headline(folder)
     assert first.startswith("model, test split: masked MAE ")
-    assert second.startswith("best baseline, mean_target_by_condition: masked MAE ")
+    assert second.startswith("best baseline, mean target by condition: masked MAE ")
     assert "model / baseline = 0." in second
     for line, numbers in ((first, 1), (second, 1), (third, 2)):
         assert line.count("95 % CI") == numbers
