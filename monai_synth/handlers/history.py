@@ -14,7 +14,8 @@ from torch import Tensor
 class History:
     """Writes one row an epoch: mean of every loss, learning rate, seconds and, where validated, ``val_*``.
 
-    A resumed training continues the file; rows of epochs that are run again are replaced.
+    The means also go into ``engine.state.metrics``. A resumed training continues the file; rows of epochs that are run
+    again are replaced.
 
     Args:
         file: the CSV.
@@ -51,11 +52,13 @@ class History:
 
     def _write(self, engine: Engine) -> None:
         epoch = engine.state.epoch
+        means = {name: (total / self._count).item() for name, total in self._sums.items()}
+        engine.state.metrics.update(means)
         row: dict[str, Any] = {
             "epoch": epoch,
             "seconds": round(engine.state.times[Events.EPOCH_COMPLETED.name], 2),
             "lr": self._learning_rate,
-            **{name: (total / self._count).item() for name, total in self._sums.items()},
+            **means,
         }
         if self.evaluator is not None and self.evaluator.state.epoch == epoch:
             row |= {f"val_{name}": value for name, value in self.evaluator.state.metrics.items()}

@@ -9,7 +9,7 @@ from ignite.handlers import ProgressBar
 
 
 class Progress:
-    """Shows the losses of the running epoch, and each validation as a line.
+    """Shows the losses of the running epoch, and their means (from ``History``, attached before) after it as a line.
 
     Args:
         evaluator: the validation engine, whose metrics are printed when it has run.
@@ -31,7 +31,7 @@ class Progress:
 
     def _print_epoch(self, engine: Engine) -> None:
         parts = [f"epoch {engine.state.epoch}/{engine.state.max_epochs}"]
-        parts += [f"{name} {value:.3g}" for name, value in _scalars(engine.state.output).items()]
+        parts += [f"{name} {value:.3g}" for name, value in engine.state.metrics.items()]
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             state = self.evaluator.state
             parts.append(f"validation {self.metric} {state.metrics[self.metric]:.2f}")
