@@ -199,7 +199,7 @@ class Manifest:
             )
 
 
-def read_manifest(file: str | Path, *, data_root: str | Path | None = None) -> Manifest:
+def read_manifest(file: str | Path | None, *, data_root: str | Path | None = None) -> Manifest:
     """Read and validate a manifest; image files are not opened (see `manifest_check`).
 
     Args:
@@ -213,6 +213,8 @@ def read_manifest(file: str | Path, *, data_root: str | Path | None = None) -> M
         ManifestError: The file or a value breaks the column contract.
         LeakageError: A patient is in two splits or in two folds.
     """
+    if not file:
+        raise ManifestError("No manifest was named. Give the CSV of a cohort, to a bundle as --manifest FILE.")
     path = Path(os.path.abspath(file))
     header, rows, lines = _read_rows(path)
     table = pd.DataFrame(rows, columns=header, dtype="string")
