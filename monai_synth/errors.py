@@ -26,7 +26,7 @@ class GeometryError(SynthError):
 
 
 class LabelError(SynthError):
-    """A label map holds values that its label table does not name."""
+    """A label map or mask holds values that have no meaning."""
 
 
 class IntensityError(SynthError):

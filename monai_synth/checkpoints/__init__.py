@@ -1,18 +1,21 @@
 """Weights on disk: ours, and those of published methods."""
 
-from monai_synth.checkpoints.contract import refuse_other_contract
-from monai_synth.checkpoints.files import load_file, save_file
+from monai_synth.checkpoints.contract import read_record, refuse_other_contract
+from monai_synth.checkpoints.files import load_file, require_writable, save_file
 from monai_synth.checkpoints.importers import ImportedCheckpoint, ImportReport, import_checkpoint
-from monai_synth.checkpoints.weights import load_weights, read_state_dict, save_weights
+from monai_synth.checkpoints.weights import load_state, load_weights, read_state_dict, save_weights
 
 __all__ = [
     "ImportReport",
     "ImportedCheckpoint",
     "import_checkpoint",
     "load_file",
+    "load_state",
     "load_weights",
+    "read_record",
     "read_state_dict",
     "refuse_other_contract",
+    "require_writable",
     "save_file",
     "save_weights",
 ]

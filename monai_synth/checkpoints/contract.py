@@ -1,30 +1,59 @@
-"""The intensity contract that a model was trained with, kept beside its weights."""
+"""What a model was trained with and on, kept as ``model.json`` beside its weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monai_synth.data.intensity import Intensity, to_dict
-from monai_synth.errors import ConfigError
+from monai_synth.errors import CheckpointError, ConfigError
 
 
-def refuse_other_contract(checkpoint: str | Path, intensity: Mapping[str, Intensity]) -> None:
-    """Stop before a model is used with other windows than it was trained with, which would give plausible wrong HU.
-
-    Args:
-        checkpoint: ``model.pt``; without a ``model.json`` beside it (imported weights, say) nothing is checked.
-        intensity: the contract about to be used, by key.
+def read_record(checkpoint: str | Path) -> dict[str, Any]:
+    """Read the record beside a model; empty where there is none (imported weights, say).
 
     Raises:
-        ConfigError: if a key's contract differs, with both.
+        CheckpointError: if the file is damaged.
     """
     sidecar = Path(checkpoint).with_suffix(".json")
     if not sidecar.exists():
-        return
-    trained = json.loads(sidecar.read_text(encoding="utf-8")).get("intensity", {})
+        return {}
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{sidecar} is damaged ({error}). It says what the model was trained on: copy it again together with the "
+            f"weights."
+        ) from error
+    return record if isinstance(record, dict) else {}
+
+
+def refuse_other_contract(
+    checkpoint: str | Path, intensity: Mapping[str, Intensity], *, spacing_mm: Sequence[float] | None = None
+) -> None:
+    """Stop before a model is used with other windows or voxel sizes than it was trained with: HU would be wrong unseen.
+
+    Args:
+        checkpoint: ``model.pt``; without a record beside it nothing is checked.
+        intensity: the contract about to be used, by key.
+        spacing_mm: what images are resampled to; ``None`` keeps the native grid.
+
+    Raises:
+        ConfigError: with the trained value and the way to give it.
+    """
+    record = read_record(checkpoint)
     for key, contract in intensity.items():
-        if key in trained and to_dict(contract) != trained[key]:
+        trained, given = record.get("intensity", {}).get(key), to_dict(contract)
+        if trained is not None and trained != given:
+            differing = sorted(name for name in trained.keys() | given.keys() if trained.get(name) != given.get(name))
+            options = " ".join(f"--intensity#{key}#{name} {trained.get(name)}" for name in differing)
             raise ConfigError(
-                f"The model {checkpoint} was trained with {key} = {trained[key]}, but would be used with "
-                f"{to_dict(contract)}. Give the trained values, as in --intensity#{key}#low -1024."
+                f"The model {checkpoint} was trained with {key} = {trained}, but would be used with {given}. Give the "
+                f"trained values: {options}."
             )
+    trained_mm = record.get("spacing_mm")
+    if record and trained_mm != (None if spacing_mm is None else list(spacing_mm)):
+        raise ConfigError(
+            f"The model {checkpoint} was trained at spacing_mm = {trained_mm}, but would be used at {spacing_mm}. Give "
+            f'--spacing_mm "{trained_mm}".'
+        )

@@ -3,13 +3,14 @@
 import os
 import pickle
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from monai_synth.errors import CheckpointError
+from monai_synth.errors import CheckpointError, ConfigError
 
 
 def save_file(content: Any, file: str | Path) -> None:
@@ -24,6 +25,24 @@ def save_file(content: Any, file: str | Path) -> None:
         write_files([(path, lambda stream: torch.save(content, stream))])
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error}. Files that were there are unchanged.") from error
+
+
+def require_writable(directory: str | Path) -> None:
+    """Make a folder, and see that files can be put into it, before anything is computed for it.
+
+    Raises:
+        ConfigError: if that is not possible.
+    """
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"Nothing can be written into {folder} ({error.strerror or error}). Give a folder of yours with "
+            f"--output_dir."
+        ) from error
 
 
 def load_file(file: str | Path) -> Any:

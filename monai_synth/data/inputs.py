@@ -4,24 +4,28 @@ import re
 from pathlib import Path
 from typing import Any
 
+from monai_synth.data.manifest_check import refuse_bad_series
 from monai_synth.errors import ManifestError
 
 _VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
-def find_images(source: str | Path, *, key: str = "image") -> list[dict[str, Any]]:
+def find_images(
+    source: str | Path | None, *, key: str = "image", output_dir: str | Path | None = None
+) -> list[dict[str, Any]]:
     """List the volumes at ``source`` for a MONAI dataset.
 
     Args:
         source: a volume (``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd``), a folder that holds the files of one
             DICOM series, or a folder in which (at any depth) such volumes or series lie.
         key: under which the path is given.
+        output_dir: where the results will go; it may not be where the images are, or results would become images.
 
     Returns:
         One dictionary a volume with ``case_id`` (the path below ``source``, with ``_`` for ``/``) and ``key``.
 
     Raises:
-        ManifestError: if nothing is there, or nothing that can be read.
+        ManifestError: if nothing is there, or nothing that can be read, or two images would have one name.
     """
     if source is None or str(source) == "":
         raise ManifestError(
@@ -29,21 +33,41 @@ def find_images(source: str | Path, *, key: str = "image") -> list[dict[str, Any
         )
     root = Path(source)
     if not root.exists():
-        raise ManifestError(f"The input {root} does not exist.")
+        raise ManifestError(f"The input {root} does not exist. Name a volume, a DICOM folder or a folder of volumes.")
     if root.is_file():
         if not root.name.lower().endswith(_VOLUME_SUFFIXES) and not is_dicom(root):
             raise ManifestError(f"The input {root} is no volume. Readable are {', '.join(_VOLUME_SUFFIXES)} and DICOM.")
         return [{"case_id": _stem(root.name), key: str(root)}]
+    if output_dir is not None and root.resolve() in (Path(output_dir).resolve(), *Path(output_dir).resolve().parents):
+        raise ManifestError(
+            f"The results would go into {output_dir}, which lies in the input folder {root}: the next run would "
+            "translate them too. Give a folder elsewhere with --output_dir."
+        )
     found = [
         path for path in sorted(root.rglob("*")) if path.is_file() and path.name.lower().endswith(_VOLUME_SUFFIXES)
     ]
-    series = sorted({folder for folder in (root, *_folders(root)) if _is_series(folder)})
+    series = sorted(folder for folder in (root, *_folders(root)) if _is_series(folder))
+    for folder in series:
+        refuse_bad_series(folder)
     if not found and not series:
         raise ManifestError(
             f"The folder {root} holds no volume. Looked for {', '.join(_VOLUME_SUFFIXES)} and for DICOM series at any "
             "depth."
         )
-    return [{"case_id": _case_id(path, root), key: str(path)} for path in [*found, *series]]
+    cases = [{"case_id": _case_id(path, root), key: str(path)} for path in [*found, *series]]
+    _refuse_equal_names(cases, key)
+    return cases
+
+
+def _refuse_equal_names(cases: list[dict[str, Any]], key: str) -> None:
+    first: dict[str, str] = {}
+    for case in cases:
+        other = first.setdefault(case["case_id"], case[key])
+        if other != case[key]:
+            raise ManifestError(
+                f"{other} and {case[key]} would both be called {case['case_id']!r}, so one result would overwrite the "
+                "other. Rename one, or translate them one at a time."
+            )
 
 
 def is_dicom(file: Path) -> bool:
@@ -58,8 +82,8 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _is_series(folder: Path) -> bool:
-    first = next((path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")), None)
-    return first is not None and not first.name.lower().endswith(_VOLUME_SUFFIXES) and is_dicom(first)
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    return any(is_dicom(path) for path in files if not path.name.lower().endswith(_VOLUME_SUFFIXES))
 
 
 def _case_id(path: Path, root: Path) -> str:

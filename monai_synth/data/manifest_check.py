@@ -11,7 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -61,13 +61,18 @@ class _RefusedError(ManifestError):
 
 
 def check_manifest(
-    manifest: Manifest, *, units: Mapping[str, str] | None = None, deep: bool = True, num_workers: int = 0
+    manifest: Manifest,
+    *,
+    units: Mapping[str, str] | None = None,
+    deep: bool = True,
+    num_workers: int = 0,
 ) -> list[Finding]:
     """Check every file of every case; a broken file never stops the others.
 
     Args:
         manifest: The cohort.
-        units: Role -> unit; roles in ``HU`` must look like CT. Adds to (or changes) the default, ``ct`` in HU.
+        units: Role -> unit; roles in ``HU`` must look like CT. ``mask`` stands for whole numbers of which some
+            are above 0. Adds to (or changes) the default, ``ct`` in HU.
         deep: Read every image. ``False`` only looks whether the files exist, lie below the root and are used once.
         num_workers: Threads that read at the same time; 0 reads in this one.
 
@@ -108,6 +113,34 @@ def check_manifest(
         for role, path in real.items():
             users.setdefault(path, []).append((case_id, patient_id, role))
     return [finding for findings, _ in results for finding in findings] + list(_find_shared(users))
+
+
+def require_sound_manifest(
+    manifest: Manifest, roles: Mapping[str, str | Sequence[str]], *, units: Mapping[str, str] | None = None
+) -> None:
+    """Stop before anything is trained or measured on files that are broken or do not fit each other.
+
+    Args:
+        manifest: the cases about to be used.
+        roles: key -> column or columns, as for ``Manifest.cases``; other columns are not looked at. What ``mask`` names
+            must hold whole numbers, some above 0, whatever the column is called.
+        units: as for :func:`check_manifest`.
+
+    Raises:
+        ManifestError: with all findings that are errors.
+    """
+    columns = {name for value in roles.values() for name in ([value] if isinstance(value, str) else value)}
+    unused = [role for role in manifest.roles if role not in columns]
+    used = replace(manifest, table=manifest.table.drop(columns=unused))
+    mask = roles.get("mask", ())
+    masks = dict.fromkeys([mask] if isinstance(mask, str) else mask, "mask")
+    findings = check_manifest(used, units=masks | dict(units or {}), num_workers=2)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise ManifestError(
+            f"{manifest.file} names images that cannot be used:\n\n{format_findings(errors)}\n\n"
+            "Mend them or take these cases out (--check false goes on all the same)."
+        )
 
 
 def format_findings(findings: Sequence[Finding], *, width: int = 120) -> str:
@@ -269,6 +302,17 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, Grid, list[_Problem]]:
     return np.asanyarray(image.dataobj), grid, problems
 
 
+def refuse_bad_series(folder: Path) -> None:
+    """Stop on a DICOM folder that a reader would turn into a wrong volume without a word.
+
+    Raises:
+        ManifestError: if the folder holds several series, or slices at uneven distances.
+    """
+    _, problems = _read_dicom(folder)
+    for problem in problems:
+        raise ManifestError(f"DICOM folder {folder}: {problem.message}. Way out: {problem.way_out}.")
+
+
 def _read_dicom(folder: Path) -> tuple[sitk.Image, list[_Problem]]:
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
@@ -306,15 +350,16 @@ def _check_values(data: np.ndarray, role: str, unit: str) -> Iterator[_Problem]:
         if data.size == 0:
             return
     low, high = data.min(), data.max()
-    if LABEL_ROLE.fullmatch(role):
-        yield from _check_labels(data, role, float(low), float(high))
+    if unit == "mask" or LABEL_ROLE.fullmatch(role):
+        is_mask = unit == "mask" or re.search("mask|body", role) is not None
+        yield from _check_labels(data, float(low), float(high), is_mask=is_mask)
     elif low == high:
         yield _Problem("not constant", f"every voxel is {low:g}", "export it again, or remove the case")
     elif unit == "HU":
         yield from _check_hu(float(low), float(high))
 
 
-def _check_labels(data: np.ndarray, role: str, low: float, high: float) -> Iterator[_Problem]:
+def _check_labels(data: np.ndarray, low: float, high: float, *, is_mask: bool) -> Iterator[_Problem]:
     if data.ndim > 3:
         message = f"a colour picture ({data.shape[-1]} channels), not one label per voxel"
         yield _Problem("one channel", message, "save the labels as whole numbers in one channel")
@@ -324,7 +369,6 @@ def _check_labels(data: np.ndarray, role: str, low: float, high: float) -> Itera
     if low < 0:
         yield _Problem("labels from 0", f"the lowest label is {low:g}", "number the labels from 0 (background)")
     if high <= 0:
-        is_mask = re.search("mask|body", role) is not None
         way_out = "draw it again, or leave the cell empty"
         severity: Severity = "error" if is_mask else "warning"
         yield _Problem("not empty", "no voxel is above 0", way_out, severity)

@@ -27,8 +27,9 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 from numpy.lib import format as npy_format
 
+from monai_synth.data.cases import apply_to_case, label_of, path_in
 from monai_synth.data.grids import refuse_other_grids
-from monai_synth.errors import ConfigError, GeometryError, IntensityError, ManifestError, SynthError
+from monai_synth.errors import ConfigError, GeometryError, IntensityError, ManifestError
 
 __all__ = ["SliceFile", "StoredCase", "VolumeCache"]
 
@@ -113,7 +114,13 @@ class VolumeCache:
                 "functions of a module instead of lambda and local functions."
             ) from error
         self._recipe = [_LAYOUT, package, monai.__version__, recipe, list(self.keys), axis, foreground_key]
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"Prepared volumes cannot be kept in {self.directory} ({error.strerror}). Give a folder of yours with "
+                "--output_dir or --cache_dir."
+            ) from error
         for leftover in self.directory.glob(".*.tmp"):
             _remove_if_old(leftover)
 
@@ -132,7 +139,7 @@ class VolumeCache:
             stored = self._open(name)
         if stored is None:
             raise ManifestError(
-                f"{_label(case)}: the files {self.directory / name}.* are damaged right after writing. "
+                f"{label_of(case)}: the files {self.directory / name}.* are damaged right after writing. "
                 "Is the disk of cache_dir full or failing?"
             )
         return stored
@@ -177,33 +184,38 @@ class VolumeCache:
 
     def _prepare(self, case: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[int] | None]:
         """Run the transform and bring every volume into ``(S, C, H, W)``."""
-        data = self._transformed(case)
+        data = apply_to_case(self.transform, case)
         wanted = list(dict.fromkeys([*self.keys] + ([self.foreground_key] if self.foreground_key else [])))
         if missing := [key for key in wanted if key not in data]:
             raise ConfigError(
-                f"{_label(case)}: the transform gives no {missing}, only {sorted(map(str, data))}. Add the role to the "
-                "manifest and the key to the transform, or leave it out of keys and foreground_key."
+                f"{label_of(case)}: the transform gives no {missing}, only {sorted(map(str, data))}. Add the role to "
+                "the manifest and the key to the transform, or leave it out of keys and foreground_key."
             )
         refuse_other_grids({key: data[key] for key in wanted}, case=str(case["case_id"]))
         arrays = {key: _array(data[key]) for key in wanted}
         shapes = {key: array.shape[1:] for key, array in arrays.items()}
         if len(set(shapes.values())) > 1:
             raise GeometryError(
-                f"{_label(case)}: volumes differ in shape: "
+                f"{label_of(case)}: volumes differ in shape: "
                 + ", ".join(f"{key} {tuple(shape)}" for key, shape in shapes.items())
                 + ". Resample them to one grid, for example with ResampleToMatchd, or check that the files match."
             )
         for key, array in arrays.items():
             if array.dtype.kind == "f" and (count := int(array.size - np.isfinite(array).sum())):
                 raise IntensityError(
-                    f"{_label(case)}: {count} of {array.size} values of {key!r} are NaN or infinite after the "
+                    f"{label_of(case)}: {count} of {array.size} values of {key!r} are NaN or infinite after the "
                     "transform. Repair the file, or fill them with the background before anything else."
                 )
         volumes = {key: self._slice_first(array, key, case) for key, array in arrays.items()}
         foreground = None
         if self.foreground_key is not None:
             mask = volumes[self.foreground_key]
-            foreground = np.count_nonzero(mask.any(axis=1), axis=(1, 2)).tolist()
+            foreground = np.count_nonzero((mask > 0).any(axis=1), axis=(1, 2)).tolist()
+            if not any(foreground):
+                raise ManifestError(
+                    f"{label_of(case)}: {self.foreground_key!r} is empty: no voxel is above 0, so no slice of this "
+                    "case can be used. Draw it again, or take the case out of the manifest."
+                )
             volumes[self.foreground_key] = _as_mask(mask)
         return {key: volumes[key] for key in self.keys}, foreground
 
@@ -212,31 +224,10 @@ class VolumeCache:
             return np.ascontiguousarray(array[None])
         if array.ndim != 4:
             raise GeometryError(
-                f"{_label(case)}: {key!r} has shape {array.shape} after the transform; need (C, X, Y, Z), or (C, H, W) "
-                "for single images. Use LoadImaged(ensure_channel_first=True)."
+                f"{label_of(case)}: {key!r} has shape {array.shape} after the transform; need (C, X, Y, Z), or "
+                "(C, H, W) for single images. Use LoadImaged(ensure_channel_first=True)."
             )
         return np.ascontiguousarray(np.moveaxis(array, self.axis + 1, 0))
-
-    def _transformed(self, case: Mapping[str, Any]) -> Mapping[Hashable, Any]:
-        """Run the transform; an error names case, key and file."""
-        sources = {key: _files(value) for key, value in case.items()}
-        for key, files in sources.items():
-            for file in files:
-                if not file.exists():
-                    raise ManifestError(
-                        f"{_label(case)}: {key!r} is missing: {file}. Check the manifest or --data-root."
-                    )
-        try:
-            return self.transform(dict(case))
-        except Exception as error:
-            chain = _chain(error)
-            text = " ".join(str(link) for link in chain)
-            named = {key: files for key, files in sources.items() if any(str(file) in text for file in files)}
-            where = ", ".join(f"{key!r}: {file}" for key, files in (named or sources).items() for file in files)
-            known = next((link for link in chain if isinstance(link, SynthError)), None)
-            raise (SynthError if known is None else type(known))(
-                f"{_label(case)} failed in the transform ({where or 'no files'}): {known or _first_line(chain[-1])}"
-            ) from error
 
 
 def _remove_if_old(temporary: Path) -> None:
@@ -258,36 +249,6 @@ def _recipe(transform: Callable[..., Any]) -> str:
     return pickle_hashing(parts).decode()
 
 
-def _label(case: Mapping[str, Any]) -> str:
-    return f"Case {case.get('case_id', '?')!r}"
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """List an error and what caused it, outermost first."""
-    links = [error]
-    while (inner := links[-1].__cause__) is not None and inner not in links:
-        links.append(inner)
-    return links
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
-def _path(value: Any) -> Path | None:
-    """Tell paths from ids and other text: absolute, or the name of a file that is there."""
-    if not isinstance(value, str | Path):
-        return None
-    path = Path(value)
-    return path if path.is_absolute() or path.is_file() else None
-
-
-def _files(value: Any) -> list[Path]:
-    """Give the paths in one value of a case."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return [path for item in values if (path := _path(item)) is not None]
-
-
 def _identity(value: Any) -> Any:
     """Describe one value of a case so that it changes when the value, or the file that it names, changes."""
     if isinstance(value, torch.Tensor | np.ndarray):
@@ -295,7 +256,7 @@ def _identity(value: Any) -> Any:
         return [array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
     if isinstance(value, list | tuple):
         return [_identity(item) for item in value]
-    if (path := _path(value)) is not None:
+    if (path := path_in(value)) is not None:
         # A folder is a DICOM series.
         members = sorted(member for member in path.rglob("*") if member.is_file()) if path.is_dir() else [path]
         found = [(member, member.stat()) for member in members if member.exists()]

@@ -8,7 +8,8 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from monai_synth.errors import ConfigError, LeakageError
+from monai_synth.checkpoints import read_record, require_writable
+from monai_synth.errors import LeakageError
 from monai_synth.metrics import CaseScores
 from monai_synth.statistics import bootstrap_mean, format_interval, summarise, unit_of, values_by_patient
 
@@ -55,16 +56,12 @@ class EvaluationTables:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        sidecar = self.checkpoint.with_suffix(".json")
-        self._record = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else {}
+        self._record = read_record(self.checkpoint)
         refuse_leakage(self._record, [case["patient_id"] for case in self.cases.values()], split=self.split)
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot write results into {self.directory} ({error.strerror}). Give a folder of "
-                "yours with --output_dir."
-            ) from error
+        require_writable(self.directory)
+        # An evaluation that fails must not leave the numbers of the one before.
+        for name in ("cases.csv", "summary.csv", "evaluation.json"):
+            (self.directory / name).unlink(missing_ok=True)
 
     def _write(self, engine: Engine) -> None:
         table = self.scores.table
@@ -84,6 +81,7 @@ class EvaluationTables:
             "split": self.split,
             "checkpoint": str(self.checkpoint),
             "epoch": self._record.get("epoch"),
+            "model_created": self._record.get("created"),
             "preset": self.scores.preset,
             "precision": self.precision,
             "bins_hu": self.scores.bins_hu,

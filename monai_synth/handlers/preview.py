@@ -80,7 +80,7 @@ class Preview:
 
 def _planes(item: dict[str, Any]) -> list[np.ndarray]:
     """The middle plane of condition, target and prediction, each ``(X, Y)`` in RAS."""
-    volumes = [_to_ras(item[key]) for key in ("condition_native", "target", "pred")]
+    volumes = [_to_ras(item[key]) for key in ("native_condition", "target", "pred")]
     mask = _to_ras(item["mask"]) if "mask" in item else np.ones_like(volumes[1])
     indices = np.flatnonzero(mask.any(axis=(0, 1)))
     middle = int(indices[len(indices) // 2]) if len(indices) else volumes[1].shape[2] // 2

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from monai_synth.checkpoints import load_file, save_file
+from monai_synth.checkpoints import load_file, load_state, require_writable, save_file
 from monai_synth.errors import CheckpointError, ConfigError
 
 _FORMAT = 1
@@ -33,9 +34,19 @@ class TrainingCheckpoint:
             best-so-far. Networks wrapped for distributed training are saved unwrapped, so that one process can
             continue what several began.
         interval: epochs between saves; the last epoch is always saved.
+        record: what the training is, see ``describe_run``; a resume with other patients, roles, intensities, spacing or
+            seed is refused.
     """
 
-    def __init__(self, directory: str | Path, parts: Mapping[str, Any], *, interval: int = 1) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        parts: Mapping[str, Any],
+        *,
+        interval: int = 1,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.record = dict(record or {})
         self.directory = Path(directory)
         self.parts = {name: getattr(p, "module", p) if isinstance(p, nn.Module) else p for name, p in parts.items()}
         self.interval = interval
@@ -69,13 +80,17 @@ class TrainingCheckpoint:
                 that does not fit the checkpoint.
             CheckpointError: no readable checkpoint, or one of other networks.
         """
-        self._check_writable()
+        require_writable(self.directory)
         found = [file for file in (self.file, self.previous_file) if file.exists()]
         if is_true(resume, "resume"):
             if not found:
                 raise ConfigError(f"resume is on, but {self.directory} holds no last.pt. Start without --resume first.")
             self._restore(engine, self._load_newest(found))
-        elif found and not is_true(overwrite, "overwrite"):
+            if engine.state.epoch >= engine.state.max_epochs and idist.get_rank() == 0:
+                print(f"complete: all {engine.state.max_epochs} epochs are trained; --epochs N trains on")  # noqa: T201
+        elif is_true(overwrite, "overwrite"):
+            self._remove_earlier()
+        elif found:
             raise ConfigError(
                 f"{found[0]} holds an earlier training, which would be lost. Continue it with --resume true, choose "
                 "another --output_dir, or replace it with --overwrite true."
@@ -90,7 +105,7 @@ class TrainingCheckpoint:
             "format": _FORMAT,
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
-            "setup": _setup(engine),
+            "setup": self._setup(engine),
             "rng": list(rng),
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
@@ -104,17 +119,27 @@ class TrainingCheckpoint:
         if engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs:
             self.save(engine)
 
-    def _check_writable(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot write checkpoints into {self.directory} ({error.strerror or error}). "
-                "Give a folder of yours with --output_dir."
-            ) from error
+    def _remove_earlier(self) -> None:
+        """Take away all of an earlier training, so that nothing can be resumed or evaluated that is not of this one."""
+        if idist.get_rank() == 0:
+            for name in ("last.pt", "previous.pt", "model.pt", "model.json"):
+                (self.directory / name).unlink(missing_ok=True)
+        for draft in self.directory.glob(".*.tmp"):
+            draft.unlink(missing_ok=True)
+
+    def _setup(self, engine: Any) -> dict[str, Any]:
+        """What must be the same before and after a resume, for the same training to go on."""
+        loader = engine.data_loader
+        patients = self.record.get("manifest", {}).get("patients", {})
+        return {
+            "batch size": getattr(loader, "batch_size", None) or 0,
+            "number of training slices": len(getattr(loader, "dataset", ())),
+            "number of processes": idist.get_world_size(),
+            "accumulation_steps": engine.accumulation_steps,
+            "training patients": patients.get("train", []),
+            "validation patients": patients.get("val", []),
+            **{name: self.record.get(name) for name in ("roles", "intensity", "spacing_mm", "seed")},
+        }
 
     def _load_newest(self, found: list[Path]) -> dict[str, Any]:
         problems = []
@@ -133,7 +158,7 @@ class TrainingCheckpoint:
         raise CheckpointError("No checkpoint can be resumed: " + " ".join(problems))
 
     def _restore(self, engine: Any, state: dict[str, Any]) -> None:
-        _refuse_other_setup(state["setup"], _setup(engine))
+        _refuse_other_setup(state["setup"], self._setup(engine))
         if differing := sorted(self.parts.keys() ^ state["parts"].keys()):
             raise CheckpointError(
                 f"The checkpoint and this training do not have the same parts (differing: {', '.join(differing)}). "
@@ -141,12 +166,18 @@ class TrainingCheckpoint:
             )
         for name, part in self.parts.items():
             try:
-                part.load_state_dict(state["parts"][name])
+                if isinstance(part, nn.Module):
+                    load_state(part, state["parts"][name], source=f"the checkpoint's {name!r}")
+                else:
+                    part.load_state_dict(state["parts"][name])
             except (RuntimeError, ValueError, KeyError) as error:
                 raise CheckpointError(
                     f"The checkpoint's {name!r} does not fit this training: {str(error).splitlines()[0]} It was made "
                     "with another network or optimiser; resume with the configuration that began the training."
                 ) from error
+        for part in self.parts.values():
+            if isinstance(part, LambdaLR):
+                _apply_schedule(part)
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
         self._pending_rng = state["rng"][idist.get_rank()]
@@ -155,6 +186,15 @@ class TrainingCheckpoint:
         if self._pending_rng is not None:
             _apply_rng(self._pending_rng)
             self._pending_rng = None
+
+
+def _apply_schedule(scheduler: LambdaLR) -> None:
+    """Set the rate that the schedule has now; the stored one belongs to the number of epochs that was planned then."""
+    epoch, pairs = scheduler.last_epoch, zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    rates = [base * factor(epoch) for base, factor in pairs]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
 def is_true(value: bool | str, name: str) -> bool:
@@ -168,29 +208,23 @@ def is_true(value: bool | str, name: str) -> bool:
         return True
     if word in ("false", "0", "no"):
         return False
-    raise ConfigError(f"{name}={value!r} is neither true nor false.")
+    raise ConfigError(f"{name}={value!r} is neither true nor false. Say --{name} true or --{name} false.")
 
 
-def _setup(engine: Any) -> dict[str, int]:
-    """What must be the same before and after a resume, for the same data to come in the same order."""
-    loader = engine.data_loader
-    return {
-        "batch size": getattr(loader, "batch_size", None) or 0,
-        "number of training slices": len(getattr(loader, "dataset", ())),
-        "number of processes": idist.get_world_size(),
-        "accumulation_steps": engine.accumulation_steps,
-    }
-
-
-def _refuse_other_setup(saved: dict[str, int], current: dict[str, int]) -> None:
-    changed = [
-        f"{name}: {saved.get(name)} before, {value} now" for name, value in current.items() if saved.get(name) != value
-    ]
+def _refuse_other_setup(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    changed = [_difference(name, saved.get(name), value) for name, value in current.items() if saved.get(name) != value]
     if changed:
         raise ConfigError(
             f"This training cannot be continued exactly ({'; '.join(changed)}). Resume with the same settings, or "
             "start a new training in another --output_dir."
         )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list) and all(isinstance(item, str) for item in [*before, *now]):
+        gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+        return f"{name}: {len(gone)} gone, {len(new)} new, such as {(gone + new)[0]!r}"
+    return f"{name}: {before} before, {now} now"
 
 
 def _capture_rng() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +31,7 @@ def describe_run(
     seed: int,
     device: torch.device | str,
     precision: str = "fp32",
+    spacing_mm: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Everything about a training that its result depends on and a report should say, as JSON-able values.
 
@@ -44,6 +45,7 @@ def describe_run(
         seed: the seed.
         device: where the training runs.
         precision: of the networks' arithmetic.
+        spacing_mm: what images are resampled to; ``None`` keeps the native grid.
     """
     splits: tuple[Any, ...] = cohort.splits if fold is None else ("train", "val", "test")
     parts = {split: cohort.part(split, fold=fold) for split in splits}
@@ -69,6 +71,7 @@ def describe_run(
             "cases": {split: len(part) for split, part in parts.items()},
         },
         "roles": dict(roles),
+        "spacing_mm": None if spacing_mm is None else list(spacing_mm),
         "intensity": {key: to_dict(contract) for key, contract in intensity.items()},
         "networks": {
             player: {

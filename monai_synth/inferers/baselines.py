@@ -76,14 +76,14 @@ class Baseline(ABC):
         """Predict for an item of an evaluation, as ``CaseScores`` has it.
 
         Args:
-            item: ``condition_native`` (or ``condition``, where that is untouched) ``(C, X, Y, Z)``, of which the first
+            item: ``native_condition`` (or ``condition``, where that is untouched) ``(C, X, Y, Z)``, of which the first
                 channel counts, and ``mask``.
 
         Returns:
             ``(X, Y, Z)`` in HU.
         """
         mask = item.get("mask")
-        condition = item["condition_native"] if "condition_native" in item else item["condition"]
+        condition = item["native_condition"] if "native_condition" in item else item["condition"]
         return self.predict(_numpy(condition)[0], None if mask is None else _numpy(mask)[0])
 
 

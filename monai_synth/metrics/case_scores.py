@@ -18,7 +18,7 @@ from ignite.metrics import Metric
 from numpy.typing import NDArray
 
 from monai_synth.data.grids import refuse_other_grids
-from monai_synth.errors import ConfigError, GeometryError, SynthError
+from monai_synth.errors import ConfigError, GeometryError, LabelError, SynthError
 from monai_synth.metrics.synthrad import PRESETS, score_case
 from monai_synth.metrics.tissue import BINS_HU, BinsHU, check_bins, tissue_mae
 
@@ -172,7 +172,7 @@ class CaseScores(Metric):
 
     def _score(self, prediction: Any, target: Any, mask: Any) -> dict[str, float]:
         x, y = _volume(prediction, "prediction"), _volume(target, "target")
-        inside = np.ones(y.shape, dtype=bool) if mask is None else _volume(mask, "mask") > 0
+        inside = np.ones(y.shape, dtype=bool) if mask is None else _inside(_volume(mask, "mask"))
         scores = score_case(x, y, inside, self.preset)
         error = x[inside].astype(np.float64) - y[inside]
         tissue = tissue_mae(x, y, mask=inside, bins_hu=self.bins_hu)
@@ -182,6 +182,18 @@ class CaseScores(Metric):
             **scores,
             **{name: value for name, value in tissue.items() if name.startswith("mae_")},
         }
+
+
+def _inside(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Voxels that count; a mask that cannot be meant so is refused, because it would change every number unseen."""
+    if not np.array_equal(mask, np.rint(mask)):
+        raise LabelError(
+            "The mask holds values between whole numbers; every voxel above 0 would count. Resample masks with nearest "
+            "neighbour, or threshold it."
+        )
+    if not (mask > 0).any():
+        raise LabelError("The mask is empty: no voxel is above 0. Draw it again, or take the case out of the manifest.")
+    return mask > 0
 
 
 def _volume(image: Any, name: str) -> NDArray[Any]:

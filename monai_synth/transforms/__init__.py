@@ -2,7 +2,7 @@
 
 from monai_synth.transforms.body_mask import BodyMaskd, MaskBackgroundd, body_mask
 from monai_synth.transforms.intensity import ToNetworkRanged, ToPhysicald
-from monai_synth.transforms.output import NameByCased, RoundToIntegerd
+from monai_synth.transforms.output import NameByCased, RoundToIntegerd, VolumeWriter
 
 __all__ = [
     "BodyMaskd",
@@ -11,5 +11,6 @@ __all__ = [
     "RoundToIntegerd",
     "ToNetworkRanged",
     "ToPhysicald",
+    "VolumeWriter",
     "body_mask",
 ]

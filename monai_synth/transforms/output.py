@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.data.image_writer import NibabelWriter
 from monai.transforms import MapTransform
 
 
@@ -52,3 +53,13 @@ class NameByCased(MapTransform):
             if isinstance(name, str) and isinstance(out[key], MetaTensor):
                 out[key].meta["filename_or_obj"] = f"{name}.nii.gz"
         return out
+
+
+class VolumeWriter(NibabelWriter):
+    """For ``SaveImaged``: a volume stays a volume; MONAI's writer drops an axis with one voxel at the end."""
+
+    def set_data_array(self, data_array: Any, channel_dim: Any = 0, *args: Any, **kwargs: Any) -> None:
+        """Take ``(C, X, Y, Z)``; one channel is written as ``(X, Y, Z)``, several as ``(X, Y, Z, C)``."""
+        super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, spatial_ndim=3)
+        written = vars(self)["data_obj"]
+        self.data_obj = written[..., 0] if written.shape[-1] == 1 else written

@@ -115,7 +115,7 @@ def test_a_truncated_file_is_called_so(tmp_path, legacy, part):
         load_weights(make(), file)
 
 
-@pytest.mark.parametrize("data", [b"hello world", b"<!DOCTYPE html>", bytes(2000), b"\x80\x02", os.urandom(64)])
+@pytest.mark.parametrize("data", [b"hello world", b"<!DOCTYPE html>", bytes(2000), b"\x80\x02", bytes(range(1, 65))])
 def test_a_file_of_another_kind_is_called_damaged(tmp_path, data):
     with pytest.raises(CheckpointError, match="no torch file"):
         load_weights(make(), save_bytes(tmp_path / "model.pt", data))
