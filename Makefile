@@ -9,7 +9,7 @@ DEMO ?= demo
 BUNDLE := bundles/mr_to_ct_pix2pix
 DEMO_RUN := $(abspath $(DEMO))/run
 DEMO_MANIFEST := $(abspath $(DEMO))/cohort/manifest.csv
-DEMO_OPTIONS ?= --channels 32 --patch_size "[128,128]" --batch_size 8 --learning_rate 0.0005 --epochs 12 --val_interval 4
+DEMO_OPTIONS ?= --channels 32 --patch_size "[128,128]" --batch_size 4 --learning_rate 0.0008 --epochs 14 --val_interval 7
 
 .PHONY: help install demo test lint format slow bench clean
 

@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -125,7 +125,7 @@ class Manifest:
 
     def with_roles(self, *roles: str) -> "Manifest":
         """Keep only the cases that have a path in every one of ``roles``."""
-        self._require_columns(roles)
+        self.require_roles(roles)
         return replace(self, table=self.table.dropna(subset=list(roles)).reset_index(drop=True))
 
     def cases(self, **roles: str | Sequence[str]) -> list[dict[str, Any]]:
@@ -146,7 +146,7 @@ class Manifest:
             raise ManifestError(f"Key {reserved[0]!r} is taken by the case itself. Name the role's key differently.")
         wanted = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in roles.items()}
         columns = list(dict.fromkeys(column for names in wanted.values() for column in names))
-        self._require_columns(columns)
+        self.require_roles(columns)
         for column in columns:
             lacking = self.table.loc[self.table[column].isna(), "case_id"].tolist()
             if lacking:
@@ -191,7 +191,12 @@ class Manifest:
             raise ManifestError(f"{target} cannot be written: {error}. Choose an existing, writable folder.") from error
         return replace(self, file=target)
 
-    def _require_columns(self, roles: Sequence[str]) -> None:
+    def require_roles(self, roles: Iterable[str]) -> None:
+        """Stop where one of ``roles`` is no column.
+
+        Raises:
+            ManifestError: naming the columns that there are.
+        """
         if missing := [role for role in roles if role not in self.roles]:
             raise ManifestError(
                 f"Role {missing[0]!r} is not a column of {self.file}, which has the roles "

@@ -130,6 +130,7 @@ def require_sound_manifest(
         ManifestError: with all findings that are errors.
     """
     columns = {name for value in roles.values() for name in ([value] if isinstance(value, str) else value)}
+    manifest.require_roles(sorted(columns))
     unused = [role for role in manifest.roles if role not in columns]
     used = replace(manifest, table=manifest.table.drop(columns=unused))
     mask = roles.get("mask", ())

@@ -356,7 +356,7 @@ def test_shapes_that_differ_name_case_and_keys(cases: list[dict[str, str]], tmp_
 def test_nan_names_the_case(cases: list[dict[str, str]], tmp_path: Path) -> None:
     image = np.ones(SHAPE, np.float32)
     image[0, 0, :2] = np.nan
-    nib.save(nib.Nifti1Image(image, np.eye(4)), cases[2]["condition"])
+    nib.save(nib.Nifti1Image(image, nib.load(cases[2]["condition"]).affine), cases[2]["condition"])
     with pytest.raises(IntensityError, match=r"'case2': 2 of 210 values of 'condition'"):
         SliceDataset(cases, load())
 
