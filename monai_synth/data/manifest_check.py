@@ -387,7 +387,7 @@ def _check_hu(low: float, high: float) -> Iterator[_Problem]:
     else:
         if low > MIN_BELOW_HU:
             message = f"{found}: the lowest is above {MIN_BELOW_HU} HU, so there is no air or it was clipped"
-            yield _Problem("HU", message, "use the unclipped CT, or declare another unit")
+            yield _Problem("HU", message, "use the unclipped CT, unless the piece really has none", "warning")
         if high < MAX_ABOVE_HU:
             message = f"{found}: the highest is below {MAX_ABOVE_HU} HU, so there is no bone or it was clipped"
-            yield _Problem("HU", message, "use the unclipped CT, or declare another unit")
+            yield _Problem("HU", message, "use the unclipped CT, unless the piece really has none", "warning")

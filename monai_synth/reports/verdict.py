@@ -130,6 +130,11 @@ def _warnings(run: RunFolder, model: Estimate | None) -> list[str]:
         warnings.append("Training patients: not a test. The network has seen these images.")
     elif split == "val":
         warnings.append("Validation patients: they chose the checkpoint, so these numbers are optimistic.")
+    now, then = run.checkpoint.get("created"), run.evaluation.get("model_created")
+    if now and then and (now, run.checkpoint.get("epoch")) != (then, run.evaluation.get("epoch")):
+        warnings.append(
+            "models/model.pt has changed since this evaluation: these numbers are those of an earlier model."
+        )
     evaluated = _patients(run.cases)
     trained = {str(name) for name in run.run.get("manifest", {}).get("patients", {}).get("train", [])}
     if split != "train" and (shared := sorted(evaluated & trained)):

@@ -94,3 +94,16 @@ def test_headline_without_evaluation_gives_the_command(make_run):
     assert "not evaluated" in lines[0]
     assert "configs/evaluate.json" in lines[1]
     assert "epoch " in lines[2]
+
+
+def test_an_evaluation_of_an_earlier_model_is_said_to_be_one(make_run):
+    folder = make_run()
+    (folder / "models").mkdir(exist_ok=True)
+    about = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    about |= {"model_created": "2025-01-01T00:00:00+00:00"}
+    (folder / "evaluation" / "evaluation.json").write_text(json.dumps(about))
+    record = {"created": "2025-01-01T00:00:00+00:00", "epoch": about["epoch"]}
+    (folder / "models" / "model.json").write_text(json.dumps(record))
+    assert not any("earlier model" in warning for warning in judge(read_run(folder)).warnings)
+    (folder / "models" / "model.json").write_text(json.dumps(record | {"epoch": about["epoch"] + 5}))
+    assert any("earlier model" in warning for warning in judge(read_run(folder)).warnings)

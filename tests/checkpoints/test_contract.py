@@ -1,0 +1,54 @@
+"""A model is used as it was trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_synth.checkpoints import read_record, refuse_other_contract, require_writable
+from monai_synth.data import Percentiles, Window
+from monai_synth.data.intensity import to_dict
+from monai_synth.errors import CheckpointError, ConfigError
+
+CONTRACT = {"condition": Percentiles(0.5, 99.5), "target": Window(-1024, 2000)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    record = {"intensity": {key: to_dict(value) for key, value in CONTRACT.items()}, "spacing_mm": [1, 1, 2.5]}
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    return tmp_path / "model.pt"
+
+
+def test_the_trained_contract_passes(model: Path) -> None:
+    refuse_other_contract(model, CONTRACT, spacing_mm=[1, 1, 2.5])
+
+
+def test_another_window_is_refused_with_the_option_that_gives_the_trained_one(model: Path) -> None:
+    other = {**CONTRACT, "target": Window(-1024, 3000)}
+    with pytest.raises(ConfigError, match=r"trained values: --intensity#target#high 2000"):
+        refuse_other_contract(model, other, spacing_mm=[1, 1, 2.5])
+
+
+def test_another_spacing_is_refused(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trained at spacing_mm = \[1, 1, 2.5\], but would be used at None"):
+        refuse_other_contract(model, CONTRACT)
+
+
+def test_a_model_without_a_record_is_not_checked(tmp_path: Path) -> None:
+    assert read_record(tmp_path / "model.pt") == {}
+    refuse_other_contract(tmp_path / "model.pt", CONTRACT)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"intensity": ')
+    with pytest.raises(CheckpointError, match=r"model\.json is damaged"):
+        read_record(tmp_path / "model.pt")
+
+
+def test_a_folder_is_made_or_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="Give a folder of yours with --output_dir"):
+        require_writable(tmp_path / "file" / "folder")
