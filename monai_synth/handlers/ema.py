@@ -1,5 +1,6 @@
 """Exponential moving average of a generator's weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ class EMA:
             )
         self.model = getattr(model, "module", model)
         self.decay = decay
-        self._average = AveragedModel(self.model, avg_fn=self._blend, use_buffers=True)
+        self._weight = 0.0
+        self._average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
         self._average.requires_grad_(False)
 
     @property
@@ -56,6 +58,8 @@ class EMA:
     def update(self, engine: Engine) -> None:
         """Blend the current weights in; not while gradients are still being accumulated."""
         if getattr(engine.state, "is_step", True):
+            steps = int(self._average.n_averaged)
+            self._weight = 1 - min(self.decay, (1 + steps) / (10 + steps))
             self._average.update_parameters(self.model)
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,9 +70,9 @@ class EMA:
         """Continue an average."""
         self._average.load_state_dict(state)
 
-    def _blend(self, average: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-        if not average.is_floating_point():
-            return current
-        steps = float(num_averaged)
-        decay = min(self.decay, (1 + steps) / (10 + steps))
-        return average + (1 - decay) * (current - average)
+    def _blend(self, averages: Sequence[Tensor], currents: Sequence[Tensor], _: Any) -> None:
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, self._weight)
+            else:
+                average.copy_(current)
