@@ -14,7 +14,7 @@ DEMO_OPTIONS ?= --channels 32 --patch_size "[128,128]" --batch_size 4 --learning
 .PHONY: help install demo test lint format slow bench clean
 
 help:
-	@echo "make demo    environment, demo cohort, training, evaluation, report (about 6 minutes on 2 cores)"
+	@echo "make demo    environment, demo cohort, training, evaluation, report (about 5 minutes on 2 cores)"
 	@echo "make test    environment, linters, test suite"
 	@echo "make lint    ruff, import-linter, mypy"
 	@echo "make slow    the tests that take longer"
@@ -31,7 +31,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	rm -rf $(DEMO)
+	rm -rf $(DEMO)/cohort $(DEMO)/run
 	$(BIN)/monai-synth demo-cohort $(DEMO)/cohort --patients 12 --seed 0
 	$(BIN)/monai-synth manifest check $(DEMO_MANIFEST)
 	cd $(BUNDLE) && $(abspath $(BIN))/python -W ignore -m monai.bundle run training --config_file configs/train.json \
@@ -61,4 +61,4 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(DEMO)/cohort $(DEMO)/run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 
 
 def prepare_synthesis_batch(
@@ -18,6 +17,6 @@ def prepare_synthesis_batch(
         non_blocking: copy asynchronously from pinned memory.
     """
     return {
-        key: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor | MetaTensor) else value
+        key: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value
         for key, value in batchdata.items()
     }

@@ -1,6 +1,8 @@
 """One training on several processes, as ``torchrun`` or ``srun`` start them."""
 
 import os
+import time
+from datetime import timedelta
 
 import torch
 import torch.distributed
@@ -32,13 +34,18 @@ def start_process_group() -> None:
             "multi_gpu_train.json needs a launcher that sets RANK and WORLD_SIZE, such as "
             "`torchrun --nproc_per_node=2 -m monai.bundle run training --config_file ...`."
         )
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    # The first process checks and prepares a cohort while the others wait for it.
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=timedelta(hours=6))
 
 
 def stop_process_group() -> None:
     """Leave the process group, if any."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # gloo's thread still frees the last all-reduce and needs the interpreter for that: once that has begun to exit,
+        # the process aborts although everything is written (torch 2.13). Giving the lock away for a moment prevents it.
+        time.sleep(0.5)
 
 
 def distribute(network: nn.Module, device: torch.device) -> DistributedDataParallel:

@@ -35,7 +35,7 @@ class TrainingCheckpoint:
             continue what several began.
         interval: epochs between saves; the last epoch is always saved.
         record: what the training is, see ``describe_run``; a resume with other patients, roles, intensities, spacing or
-            seed is refused.
+            settings is refused.
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class TrainingCheckpoint:
             CheckpointError: no readable checkpoint, or one of other networks.
         """
         require_writable(self.directory)
+        if idist.get_rank() == 0:
+            for draft in self.directory.glob(".*.tmp"):  # of a process that was killed while saving
+                draft.unlink(missing_ok=True)
         found = [file for file in (self.file, self.previous_file) if file.exists()]
         if is_true(resume, "resume"):
             if not found:
@@ -107,6 +110,7 @@ class TrainingCheckpoint:
             "iteration": engine.state.iteration,
             "setup": self._setup(engine),
             "rng": list(rng),
+            "grad_scaler": engine.grad_scaler.state_dict(),
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
         part = self.file.with_suffix(".pt.new")
@@ -124,8 +128,6 @@ class TrainingCheckpoint:
         if idist.get_rank() == 0:
             for name in ("last.pt", "previous.pt", "model.pt", "model.json"):
                 (self.directory / name).unlink(missing_ok=True)
-        for draft in self.directory.glob(".*.tmp"):
-            draft.unlink(missing_ok=True)
 
     def _setup(self, engine: Any) -> dict[str, Any]:
         """What must be the same before and after a resume, for the same training to go on."""
@@ -138,7 +140,8 @@ class TrainingCheckpoint:
             "accumulation_steps": engine.accumulation_steps,
             "training patients": patients.get("train", []),
             "validation patients": patients.get("val", []),
-            **{name: self.record.get(name) for name in ("roles", "intensity", "spacing_mm", "seed")},
+            **{name: self.record.get(name) for name in ("roles", "intensity", "spacing_mm", "seed", "precision")},
+            **self.record.get("settings", {}),
         }
 
     def _load_newest(self, found: list[Path]) -> dict[str, Any]:
@@ -178,6 +181,8 @@ class TrainingCheckpoint:
         for part in self.parts.values():
             if isinstance(part, LambdaLR):
                 _apply_schedule(part)
+        if engine.grad_scaler.is_enabled():
+            engine.grad_scaler.load_state_dict(state["grad_scaler"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
         self._pending_rng = state["rng"][idist.get_rank()]

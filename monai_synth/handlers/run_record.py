@@ -32,6 +32,7 @@ def describe_run(
     device: torch.device | str,
     precision: str = "fp32",
     spacing_mm: Sequence[float] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything about a training that its result depends on and a report should say, as JSON-able values.
 
@@ -46,6 +47,7 @@ def describe_run(
         device: where the training runs.
         precision: of the networks' arithmetic.
         spacing_mm: what images are resampled to; ``None`` keeps the native grid.
+        settings: everything else that a training may not change on its way, such as the learning rate; JSON-able.
     """
     splits: tuple[Any, ...] = cohort.splits if fold is None else ("train", "val", "test")
     parts = {split: cohort.part(split, fold=fold) for split in splits}
@@ -72,6 +74,7 @@ def describe_run(
         },
         "roles": dict(roles),
         "spacing_mm": None if spacing_mm is None else list(spacing_mm),
+        "settings": dict(settings or {}),
         "intensity": {key: to_dict(contract) for key, contract in intensity.items()},
         "networks": {
             player: {

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from monai_synth.statistics import MIN_PATIENTS
+
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
@@ -90,8 +92,14 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether both ends exist; one patient gives none."""
+        """Whether both ends exist; few patients give none."""
         return self.num_patients > 1 and not (math.isnan(self.ci_low) or math.isnan(self.ci_high))
+
+    @property
+    def no_interval(self) -> str:
+        """Why there is none."""
+        few = self.num_patients < MIN_PATIENTS
+        return f"no interval from fewer than {MIN_PATIENTS} patients" if few else "no interval recorded"
 
     @property
     def interval_text(self) -> str:
@@ -105,9 +113,7 @@ class Estimate:
         patients = f"n = {self.num_patients} {'patient' if self.num_patients == 1 else 'patients'}"
         if math.isnan(self.mean):
             return f"no value ({patients}; {quantity(self.metric).no_value})"
-        interval = f"95 % CI {self.interval_text}" if self.has_interval else "no interval from one patient"
-        if self.num_patients > 1 and not self.has_interval:
-            interval = "no interval recorded"
+        interval = f"95 % CI {self.interval_text}" if self.has_interval else self.no_interval
         return f"{with_unit(self.mean, self.metric, unit=self.unit)} ({interval}; {patients})"
 
 

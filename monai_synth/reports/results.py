@@ -136,8 +136,7 @@ def _estimate_cell(entry: Estimate | None, most: int, notes: Footnotes) -> Cell:
         return _value_cell(entry.mean, entry.metric, notes)
     what, below, letters = quantity(entry.metric), entry.interval_text, ""
     if not entry.has_interval:
-        single = entry.num_patients == 1
-        letters += notes.mark("one patient gives no interval" if single else "no interval in evaluation/summary.csv")
+        letters += notes.mark(entry.no_interval)
     if entry.num_patients != most:
         below += f" (n = {entry.num_patients})"
         letters += notes.mark(f"{what.label}: patients without a value are left out ({what.no_value})")

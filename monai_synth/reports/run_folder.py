@@ -41,19 +41,23 @@ class RunFolder:
 
     @property
     def evaluate_command(self) -> str:
-        """Command that writes ``evaluation/`` of this run."""
-        return evaluate_command(self.path)
+        """Command that writes ``evaluation/`` of this run, for the folder of its bundle."""
+        return evaluate_command(self.path, (self.run.get("manifest") or {}).get("file"))
 
 
-def evaluate_command(run_dir: Path) -> str:
-    """Command that evaluates the run in ``run_dir``."""
+def evaluate_command(run_dir: Path, manifest: str | None = None) -> str:
+    """Command that evaluates the run in ``run_dir``, for the folder of its bundle."""
     files = "\"['configs/train.json','configs/evaluate.json']\""
-    return f"python -m monai.bundle run --config_file {files} --output_dir {shlex.quote(str(run_dir))}"
+    return f"python -m monai.bundle run evaluating --config_file {files} {_where(run_dir, manifest)}"
 
 
 def train_command(run_dir: Path) -> str:
-    """Command that trains into ``run_dir``."""
-    return f"python -m monai.bundle run --config_file configs/train.json --output_dir {shlex.quote(str(run_dir))}"
+    """Command that trains into ``run_dir``, for the folder of a bundle."""
+    return f"python -m monai.bundle run training --config_file configs/train.json {_where(run_dir, None)}"
+
+
+def _where(run_dir: Path, manifest: str | None) -> str:
+    return f"--manifest {shlex.quote(manifest or 'MANIFEST.csv')} --output_dir {shlex.quote(str(run_dir.resolve()))}"
 
 
 def read_run(run_dir: Path) -> RunFolder:
@@ -104,7 +108,8 @@ def _no_run_message(path: Path) -> str:
 
 
 def _missing(path: Path) -> list[Missing]:
-    train, evaluate = train_command(path), evaluate_command(path)
+    manifest = _read_json(path / "run.json").get("manifest") or {}
+    train, evaluate = train_command(path), evaluate_command(path, manifest.get("file"))
     candidates = (
         Missing("run.json", "what was trained on what is unknown", train),
         Missing("history.csv", "no learning curves", train),

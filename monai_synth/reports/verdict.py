@@ -88,7 +88,7 @@ def headline(run_dir: Path) -> list[str]:
     if model is None:
         return [
             "model: not evaluated (no masked MAE in evaluation/summary.csv)",
-            f"evaluate with: {run.evaluate_command}",
+            f"evaluate, in the folder of the bundle, with: {run.evaluate_command}",
             _last_validation(run.history),
         ]
     split = run.evaluation.get("split")

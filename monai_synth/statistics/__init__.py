@@ -2,6 +2,7 @@
 
 from monai_synth.statistics import bootstrap
 from monai_synth.statistics.bootstrap import (
+    MIN_PATIENTS,
     Interval,
     bootstrap_mean,
     format_interval,
@@ -12,6 +13,7 @@ from monai_synth.statistics.bootstrap import (
 )
 
 __all__ = [
+    "MIN_PATIENTS",
     "Interval",
     "bootstrap",
     "bootstrap_mean",

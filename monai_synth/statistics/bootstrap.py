@@ -18,6 +18,7 @@ from scipy.stats import bootstrap
 from monai_synth.errors import ConfigError
 
 __all__ = [
+    "MIN_PATIENTS",
     "Interval",
     "bootstrap_mean",
     "format_interval",
@@ -32,6 +33,8 @@ Method = Literal["BCa", "percentile"]
 
 # Columns of a table of cases that are not scores, should they hold numbers (a patient called 12).
 NOT_METRICS = {"method", "patient_id", "case_id", "split", "fold"}
+# Coverage of a nominal 95 % interval in simulations of normal data: n = 2 54 %, 3 70 %, 5 88 %, 8 89 %.
+MIN_PATIENTS = 5
 UNITS = {"hu": "HU", "db": "dB", "mm": "mm", "gy": "Gy"}
 
 
@@ -66,6 +69,8 @@ def bootstrap_mean(
     method: Method = "BCa",
 ) -> Interval:
     """Mean over patients with a bootstrap interval.
+
+    Fewer than ``MIN_PATIENTS`` give no interval (NaN): resampling so few covers the true mean far too rarely.
 
     Args:
         values_by_patient: one value, or the values of all cases, by patient. NaN is left out.
@@ -224,7 +229,7 @@ def _interval(
         )
     n = len(values)
     mean = float(values.mean()) if n else float("nan")
-    if n < 2 or not np.isfinite(values).all():
+    if n < MIN_PATIENTS or not np.isfinite(values).all():
         return Interval(mean, float("nan"), float("nan"), n, num_dropped, confidence)
     if np.ptp(values) == 0:  # BCa has no acceleration there; every resample has this mean
         return Interval(mean, mean, mean, n, num_dropped, confidence)

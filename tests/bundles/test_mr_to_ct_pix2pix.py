@@ -235,7 +235,9 @@ def test_weights_load_into_another_monai_project(bundle: Path, trained: Path, tm
     network = monai.bundle.load(
         bundle.name, bundle_dir=str(tmp_path), workflow_type="inference", net_override={"channels": 8}, source="github"
     )
-    assert network.in_channels == 1 if hasattr(network, "in_channels") else isinstance(network, torch.nn.Module)
+    weights = torch.load(trained / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+    assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 1, 64, 64)
 
 
 @pytest.mark.parametrize(("file", "workflow"), [("train.json", "train"), ("inference.json", "inference")])

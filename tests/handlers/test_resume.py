@@ -24,7 +24,7 @@ MakeTrainer = Callable[..., SynthesisTrainer]
 
 
 def _assemble(
-    make_trainer: MakeTrainer, folder: Path, **options: Any
+    make_trainer: MakeTrainer, folder: Path, *, record: dict[str, Any] | None = None, **options: Any
 ) -> tuple[SynthesisTrainer, TrainingCheckpoint, EMA]:
     trainer = make_trainer(**options)
     players = trainer.objective.players
@@ -37,7 +37,7 @@ def _assemble(
     for schedule in schedules.values():
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _, schedule=schedule: schedule.step())
     parts = {**players, **{f"{n}_optimizer": o for n, o in trainer.optimizers.items()}, **schedules, "ema": ema}
-    checkpoint = TrainingCheckpoint(folder, parts)
+    checkpoint = TrainingCheckpoint(folder, parts, record=record)
     checkpoint.attach(trainer)
     return trainer, checkpoint, ema
 
@@ -53,18 +53,21 @@ def _everything(trainer: SynthesisTrainer, ema: EMA) -> dict[str, torch.Tensor]:
     return flat
 
 
-def test_training_on_after_a_stop_is_bitwise_the_same(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    trainer, checkpoint, ema = _assemble(make_trainer, tmp_path / "whole", max_epochs=4)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_on_after_a_stop_is_bitwise_the_same(
+    make_trainer: MakeTrainer, tmp_path: Path, precision: str
+) -> None:
+    trainer, checkpoint, ema = _assemble(make_trainer, tmp_path / "whole", max_epochs=4, precision=precision)
     checkpoint.start(trainer)
     trainer.run()
     whole = _everything(trainer, ema)
 
     set_determinism(seed=0)
-    trainer, checkpoint, _ = _assemble(make_trainer, tmp_path / "parts", max_epochs=2)
+    trainer, checkpoint, _ = _assemble(make_trainer, tmp_path / "parts", max_epochs=2, precision=precision)
     checkpoint.start(trainer)
     trainer.run()
     torch.manual_seed(99), np.random.seed(99), random.seed(99)  # noqa: NPY002 - a new process would differ too
-    trainer, checkpoint, ema = _assemble(make_trainer, tmp_path / "parts", max_epochs=4)
+    trainer, checkpoint, ema = _assemble(make_trainer, tmp_path / "parts", max_epochs=4, precision=precision)
     checkpoint.start(trainer, resume="true")
     assert trainer.state.epoch == 2
     trainer.run()
@@ -163,6 +166,21 @@ def test_another_batch_size_or_network_is_refused(make_trainer: MakeTrainer, tmp
     wider = Pix2Pix(UNetGenerator(channels=6, num_downs=3), PatchDiscriminator(in_channels=2, channels=4, num_layers=1))
     trainer, checkpoint, _ = _assemble(make_trainer, tmp_path, objective=wider)
     with pytest.raises(CheckpointError, match="'generator' does not fit UNetGenerator: 18 of another shape"):
+        checkpoint.start(trainer, resume=True)
+
+
+def test_other_patients_or_settings_are_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    record = {"manifest": {"patients": {"train": ["a", "b"], "val": ["c"]}}, "settings": {"learning_rate": 0.1}}
+    trainer, checkpoint, _ = _assemble(make_trainer, tmp_path, record=record)
+    checkpoint.start(trainer)
+    trainer.run()
+    others = {**record, "manifest": {"patients": {"train": ["a", "d"], "val": ["c"]}}}
+    trainer, checkpoint, _ = _assemble(make_trainer, tmp_path, record=others)
+    with pytest.raises(ConfigError, match="training patients: 1 gone, 1 new, such as 'b'"):
+        checkpoint.start(trainer, resume=True)
+    faster = {**record, "settings": {"learning_rate": 0.2}}
+    trainer, checkpoint, _ = _assemble(make_trainer, tmp_path, record=faster)
+    with pytest.raises(ConfigError, match=r"learning_rate: 0.1 before, 0.2 now"):
         checkpoint.start(trainer, resume=True)
 
 

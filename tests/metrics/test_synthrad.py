@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -188,14 +187,3 @@ def test_unknown_preset_lists_the_known():
     image = np.zeros((8, 8, 8))
     with pytest.raises(ConfigError, match=r"synthrad2024.*synthrad2025-paper"):
         score_case(image, image, image, "synthrad2024")
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_small_head_takes_well_under_a_second(preset):
-    rng = np.random.default_rng(0)
-    target = rng.normal(0, 300, (80, 112, 96))
-    mask = np.zeros(target.shape)
-    mask[:, 10:-10, 10:-10] = 1
-    start = time.process_time()
-    score_case(target + 30, target, mask, preset)
-    assert time.process_time() - start < 2  # measured: 0.05 to 0.1 s; the limit allows for a busy machine

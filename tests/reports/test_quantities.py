@@ -33,5 +33,5 @@ def test_an_estimate_says_unit_interval_and_n():
         str(Estimate("m", "mae_hu", "HU", 14, 61.25, 50.0, 70.3)) == "61.2 HU (95 % CI 50.0 to 70.3; n = 14 patients)"
     )
     single = Estimate("m", "mae_hu", "HU", 1, 61.25, math.nan, math.nan)
-    assert str(single) == "61.2 HU (no interval from one patient; n = 1 patient)"
+    assert str(single) == "61.2 HU (no interval from fewer than 5 patients; n = 1 patient)"
     assert "no value (n = 0 patients; " in str(Estimate("m", "ssim", "1", 0, math.nan, math.nan, math.nan))

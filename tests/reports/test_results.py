@@ -39,7 +39,7 @@ def test_a_missing_number_is_a_dash_with_a_reason():
     assert bone.note == "bc"
     reasons = dict(table.footnotes)
     assert "window" in reasons["a"]
-    assert reasons["b"] == "one patient gives no interval"
+    assert reasons["b"] == "no interval from fewer than 5 patients"
     assert "bone" in reasons["c"]
 
 
