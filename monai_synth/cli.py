@@ -23,6 +23,9 @@ manifest_app = typer.Typer(help="The CSV that describes a cohort: build, check, 
 app.add_typer(manifest_app, name="manifest")
 
 
+_DATA_ROOT = typer.Option("--data-root", "--data_root", help="Folder that its paths start from; default: its own.")
+
+
 def main() -> None:
     """Run the command line; an error made by the input ends it with one readable message and exit code 1."""
     try:
@@ -41,7 +44,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of the program itself."""
@@ -53,10 +56,12 @@ def demo_cohort(
     patients: Annotated[int, typer.Option(min=3, help="Number of patients, split about 4:1:1.")] = 12,
     seed: Annotated[int, typer.Option(help="The same seed draws the same patients.")] = 0,
     voxel_mm: Annotated[float, typer.Option(min=1.0, help="In-plane voxel size; larger is faster.")] = 2.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cohort that is there.")] = False,
 ) -> None:
     """Draw phantom heads (MR, CT, body mask, labels) with a manifest: to try everything out without patient data."""
     from monai_synth.data.phantom import write_demo_cohort
 
+    _refuse_existing(out / "manifest.csv", overwrite)
     manifest = write_demo_cohort(out, num_patients=patients, seed=seed, voxel_mm=voxel_mm)
     typer.echo(f"{patients} phantom patients written. Their manifest: {manifest}")
 
@@ -65,7 +70,7 @@ def demo_cohort(
 def manifest_build(
     out: Annotated[Path, typer.Argument(help="CSV to write.")],
     root: Annotated[Path, typer.Option(help="Folder of the cohort.")],
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file of your own.")],
+    recipe: Annotated[str, typer.Option(help="synthrad2023, synthrad2023_slices, or a YAML file of yours.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, with any splits it holds.")] = False,
 ) -> None:
     """Find the files of a cohort by a recipe and write its manifest."""
@@ -79,8 +84,10 @@ def manifest_build(
 @manifest_app.command("check")
 def manifest_check(
     file: Annotated[Path, typer.Argument(help="The manifest.")],
-    data_root: Annotated[Path | None, typer.Option(help="Folder that its paths start from; default: its own.")] = None,
-    deep: Annotated[bool, typer.Option("--deep/--quick", help="Load every image, or only see that it exists.")] = True,
+    data_root: Annotated[Path | None, _DATA_ROOT] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep/--quick", help="Read every image, or only check that it exists.")
+    ] = True,
     workers: Annotated[int, typer.Option(min=1, help="Images loaded at the same time.")] = 2,
 ) -> None:
     """Look at every file of a manifest and list all that is wrong with it; exit code 1 if anything is."""
@@ -106,10 +113,11 @@ def manifest_split(
     out: Annotated[Path, typer.Option(help="CSV to write.")],
     folds: Annotated[int | None, typer.Option(min=2, help="Number of folds for cross validation.")] = None,
     fractions: Annotated[str | None, typer.Option(help="Shares of train, val and test, such as 0.7,0.1,0.2.")] = None,
-    by: Annotated[str, typer.Option(help="What may not be torn apart; a patient never is.")] = "patient_id",
+    by: Annotated[str, typer.Option(help="What is kept together; only patient_id is possible.")] = "patient_id",
     stratify: Annotated[str | None, typer.Option(help="Column whose values are spread evenly.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed splits the same way.")] = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Folder that its paths start from; default: its own.")] = None,
+    data_root: Annotated[Path | None, _DATA_ROOT] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Assign whole patients to train, val and test, or to folds."""
     from monai_synth.data.manifest import read_manifest
@@ -121,6 +129,7 @@ def manifest_split(
         )
     if (folds is None) == (fractions is None):
         raise ConfigError("Give either --folds N or --fractions TRAIN,VAL,TEST.")
+    _refuse_existing(out, overwrite)
     manifest = read_manifest(file, data_root=data_root)
     if folds is not None:
         result = split_folds(manifest, num_folds=folds, seed=seed, stratify=stratify)
@@ -130,6 +139,7 @@ def manifest_split(
         column = "split"
     result = result.write(out)
     counts = result.table.groupby(column)["patient_id"].nunique()
+    counts = counts.reindex([name for name in ("train", "val", "test") if name in counts] or counts.index)
     typer.echo(f"{out}: " + ", ".join(f"{column} {value}: {count} patients" for value, count in counts.items()))
     _say_data_root(result)
 
@@ -146,6 +156,11 @@ def report(
     for line in headline(run_dir):
         typer.echo(line)
     typer.echo(f"report: {page.resolve()}")
+
+
+def _refuse_existing(file: Path, overwrite: bool) -> None:
+    if file.exists() and not overwrite:
+        raise ConfigError(f"{file} is there already. Write to another place, or replace it with --overwrite.")
 
 
 def _say_data_root(manifest: "Manifest") -> None:

@@ -34,7 +34,10 @@ def test_from_nothing_to_a_checked_split(
     options = ["--fractions", "0.5,0.25,0.25", "--seed", 3, "--by", "patient_id"]
     assert _run(monkeypatch, "manifest", "split", cohort / "manifest.csv", "--out", split, *options) == 0
     assert sorted(pd.read_csv(split)["split"]) == ["test", "train", "train", "val"]
-    assert _run(monkeypatch, "manifest", "split", cohort / "manifest.csv", "--out", split, "--folds", 2) == 0
+    assert _run(monkeypatch, "manifest", "split", cohort / "manifest.csv", "--out", split, "--folds", 2) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    options = ["--folds", 2, "--overwrite"]
+    assert _run(monkeypatch, "manifest", "split", cohort / "manifest.csv", "--out", split, *options) == 0
     assert set(pd.read_csv(split)["fold"].dropna()) == {0, 1}
 
 

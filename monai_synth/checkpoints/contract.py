@@ -29,7 +29,11 @@ def read_record(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def refuse_other_contract(
-    checkpoint: str | Path, intensity: Mapping[str, Intensity], *, spacing_mm: Sequence[float] | None = None
+    checkpoint: str | Path,
+    intensity: Mapping[str, Intensity],
+    *,
+    spacing_mm: Sequence[float] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Stop before a model is used with other windows or voxel sizes than it was trained with: HU would be wrong unseen.
 
@@ -37,6 +41,7 @@ def refuse_other_contract(
         checkpoint: ``model.pt``; without a record beside it nothing is checked.
         intensity: the contract about to be used, by key.
         spacing_mm: what images are resampled to; ``None`` keeps the native grid.
+        settings: options of the network, such as ``channels``, as they would be used.
 
     Raises:
         ConfigError: with the trained value and the way to give it.
@@ -57,3 +62,10 @@ def refuse_other_contract(
             f"The model {checkpoint} was trained at spacing_mm = {trained_mm}, but would be used at {spacing_mm}. Give "
             f'--spacing_mm "{trained_mm}".'
         )
+    trained_settings = record.get("settings", {})
+    for name, given in (settings or {}).items():
+        if name in trained_settings and trained_settings[name] != given:
+            raise ConfigError(
+                f"The model {checkpoint} was trained with {name} = {trained_settings[name]}, but would be built with "
+                f"{given}. Give --{name} {trained_settings[name]}."
+            )

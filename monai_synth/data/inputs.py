@@ -1,6 +1,7 @@
 """Images to translate when there is no manifest: one file, one DICOM series, or a folder of them."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ _VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
 def find_images(
-    source: str | Path | None, *, key: str = "image", output_dir: str | Path | None = None
+    source: str | Path | None,
+    *,
+    key: str = "image",
+    pattern: str = "*",
+    output_dir: str | Path | None = None,
+    output_suffix: str = ".nii.gz",
+    overwrite: bool = False,
 ) -> list[dict[str, Any]]:
     """List the volumes at ``source`` for a MONAI dataset.
 
@@ -19,13 +26,16 @@ def find_images(
         source: a volume (``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd``), a folder that holds the files of one
             DICOM series, or a folder in which (at any depth) such volumes or series lie.
         key: under which the path is given.
+        pattern: in a folder, only files and series folders with such a name, as in ``mr.nii.gz`` or ``*_t1.nii.gz``.
         output_dir: where the results will go; it may not be where the images are, or results would become images.
+        output_suffix: what a result is called after its case id.
+        overwrite: replace results that are there.
 
     Returns:
         One dictionary a volume with ``case_id`` (the path below ``source``, with ``_`` for ``/``) and ``key``.
 
     Raises:
-        ManifestError: if nothing is there, or nothing that can be read, or two images would have one name.
+        ManifestError: if nothing is there, or nothing that can be read, or a result would be overwritten.
     """
     if source is None or str(source) == "":
         raise ManifestError(
@@ -37,7 +47,9 @@ def find_images(
     if root.is_file():
         if not root.name.lower().endswith(_VOLUME_SUFFIXES) and not is_dicom(root):
             raise ManifestError(f"The input {root} is no volume. Readable are {', '.join(_VOLUME_SUFFIXES)} and DICOM.")
-        return [{"case_id": _stem(root.name), key: str(root)}]
+        cases = [{"case_id": _stem(root.name), key: str(root)}]
+        _refuse_existing(cases, output_dir, output_suffix, overwrite)
+        return cases
     if output_dir is not None and root.resolve() in (Path(output_dir).resolve(), *Path(output_dir).resolve().parents):
         raise ManifestError(
             f"The results would go into {output_dir}, which lies in the input folder {root}: the next run would "
@@ -47,15 +59,17 @@ def find_images(
         path for path in sorted(root.rglob("*")) if path.is_file() and path.name.lower().endswith(_VOLUME_SUFFIXES)
     ]
     series = sorted(folder for folder in (root, *_folders(root)) if _is_series(folder))
+    found, series = ([path for path in paths if fnmatch(path.name, pattern)] for paths in (found, series))
     for folder in series:
         refuse_bad_series(folder)
     if not found and not series:
         raise ManifestError(
-            f"The folder {root} holds no volume. Looked for {', '.join(_VOLUME_SUFFIXES)} and for DICOM series at any "
-            "depth."
+            f"The folder {root} holds no volume called {pattern!r}. Looked for {', '.join(_VOLUME_SUFFIXES)} and for "
+            "DICOM series at any depth."
         )
     cases = [{"case_id": _case_id(path, root), key: str(path)} for path in [*found, *series]]
     _refuse_equal_names(cases, key)
+    _refuse_existing(cases, output_dir, output_suffix, overwrite)
     return cases
 
 
@@ -68,6 +82,17 @@ def _refuse_equal_names(cases: list[dict[str, Any]], key: str) -> None:
                 f"{other} and {case[key]} would both be called {case['case_id']!r}, so one result would overwrite the "
                 "other. Rename one, or translate them one at a time."
             )
+
+
+def _refuse_existing(cases: list[dict[str, Any]], output_dir: str | Path | None, suffix: str, overwrite: bool) -> None:
+    if output_dir is None or overwrite:
+        return
+    there = [file for case in cases if (file := Path(output_dir) / f"{case['case_id']}{suffix}").exists()]
+    if there:
+        raise ManifestError(
+            f"{there[0]} is there already ({len(there)} of {len(cases)} results), perhaps of another patient whose "
+            "file has the same name. Choose another --output_dir, or replace it with --overwrite true."
+        )
 
 
 def is_dicom(file: Path) -> bool:

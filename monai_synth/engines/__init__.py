@@ -4,6 +4,7 @@ from monai_synth.engines.batches import prepare_synthesis_batch
 from monai_synth.engines.distributed import distribute, local_device, start_process_group, stop_process_group
 from monai_synth.engines.evaluation import EvaluationTables, refuse_leakage
 from monai_synth.engines.evaluator import SynthesisEvaluator
+from monai_synth.engines.options import refuse_unknown_options
 from monai_synth.engines.preflight import check_cohort
 from monai_synth.engines.schedules import linear_decay
 from monai_synth.engines.trainer import SynthesisTrainer, autocast_dtype
@@ -19,6 +20,7 @@ __all__ = [
     "local_device",
     "prepare_synthesis_batch",
     "refuse_leakage",
+    "refuse_unknown_options",
     "start_process_group",
     "stop_process_group",
 ]

@@ -21,4 +21,5 @@ def check_cohort(cohort: Manifest, roles: Mapping[str, str | Sequence[str]], *, 
         ManifestError: with all findings.
     """
     if is_true(check, "check") and idist.get_rank() == 0:
+        print(f"checking {len(cohort)} cases (--check false leaves it out)", flush=True)  # noqa: T201
         require_sound_manifest(cohort, roles)

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
@@ -27,7 +28,15 @@ class Progress:
         if sys.stderr.isatty():
             bar = ProgressBar(persist=False, desc="epoch")
             bar.attach(engine, output_transform=_scalars)
+        engine.add_event_handler(Events.STARTED, self._print_start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._print_epoch)
+
+    def _print_start(self, engine: Any) -> None:
+        device = engine.state.device
+        where = f"{device}, {torch.get_num_threads()} thread(s)" if device.type == "cpu" else str(device)
+        slices, steps = len(engine.data_loader.dataset), engine.state.epoch_length
+        line = f"training on {slices} slices, {steps} steps an epoch, {where}, {engine.precision}"
+        print(line, flush=True)  # noqa: T201 - the terminal is this handler's output
 
     def _print_epoch(self, engine: Engine) -> None:
         parts = [f"epoch {engine.state.epoch}/{engine.state.max_epochs}"]

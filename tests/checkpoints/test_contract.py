@@ -16,6 +16,7 @@ CONTRACT = {"condition": Percentiles(0.5, 99.5), "target": Window(-1024, 2000)}
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     record = {"intensity": {key: to_dict(value) for key, value in CONTRACT.items()}, "spacing_mm": [1, 1, 2.5]}
+    record["settings"] = {"channels": 16}
     (tmp_path / "model.json").write_text(json.dumps(record))
     return tmp_path / "model.pt"
 
@@ -52,3 +53,9 @@ def test_a_folder_is_made_or_refused_before_anything_is_computed(tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="Give a folder of yours with --output_dir"):
         require_writable(tmp_path / "file" / "folder")
+
+
+def test_another_width_is_refused_with_the_option(model: Path) -> None:
+    refuse_other_contract(model, CONTRACT, spacing_mm=[1, 1, 2.5], settings={"channels": 16, "num_neighbours": 0})
+    with pytest.raises(ConfigError, match="trained with channels = 16, but would be built with 64. Give --channels 16"):
+        refuse_other_contract(model, CONTRACT, spacing_mm=[1, 1, 2.5], settings={"channels": 64})

@@ -90,3 +90,18 @@ def test_nothing_to_translate_is_said(tmp_path: Path, name: str, message: str) -
 def test_no_input_at_all() -> None:
     with pytest.raises(ManifestError, match="--input PATH"):
         find_images(None)
+
+
+def test_a_result_that_is_there_is_not_overwritten_unasked(scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "mr_sct.nii.gz").write_bytes(b"another patient's")
+    options = {"output_dir": tmp_path, "output_suffix": "_sct.nii.gz"}
+    with pytest.raises(ManifestError, match=r"mr_sct.nii.gz is there already \(1 of 1 results\).*--overwrite true"):
+        find_images(scan, **options)
+    assert find_images(scan, overwrite=True, **options)
+
+
+def test_a_pattern_picks_the_condition_out_of_a_patients_folder(scan: Path) -> None:
+    assert {case["case_id"] for case in find_images(scan.parent)} == {"ct", "labels", "mask", "mr"}
+    assert [case["case_id"] for case in find_images(scan.parent, pattern="mr.nii.gz")] == ["mr"]
+    with pytest.raises(ManifestError, match="no volume called 't1.nii.gz'"):
+        find_images(scan.parent, pattern="t1.nii.gz")
