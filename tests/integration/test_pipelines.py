@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -135,7 +136,7 @@ def test_a_killed_cross_validation_goes_on_and_scores_every_patient_once(
     pooled = summary.loc[("model", "mae_hu")]
     assert pooled["n"] == in_folds["patient_id"].nunique()
     assert pooled["mean"] == pytest.approx(scored.groupby("patient_id")["mae_hu"].mean().mean())
-    assert pooled["ci_low"] < pooled["mean"] < pooled["ci_high"]
+    assert np.isnan(pooled["ci_low"])  # fewer than five patients give no interval
 
     assert "Nothing to be done" in snakemake(*study).stdout
 
