@@ -74,9 +74,8 @@ class EvaluationTables:
             str(self.predictions / f"{case}.nii.gz") if self.predictions is not None and method == "model" else ""
             for method, case in zip(table["method"], table["case_id"], strict=True)
         ]
-        summary = summarise(self.scores.table)
         table.to_csv(self.directory / "cases.csv", index=False)
-        summary.to_csv(self.directory / "summary.csv", index=False)
+        summarise(self.scores.table).to_csv(self.directory / "summary.csv", index=False)
         about = {
             "split": self.split,
             "checkpoint": str(self.checkpoint),
