@@ -3,7 +3,8 @@
 from monai_synth.networks import blocks, patch, registry, unet
 from monai_synth.networks.blocks import init_weights
 from monai_synth.networks.patch import PatchDiscriminator
-from monai_synth.networks.registry import build, list_discriminators, list_generators
+from monai_synth.networks.registry import build, list_discriminators, list_generators, list_networks
+from monai_synth.networks.spectral_norm import fold_spectral_norm
 from monai_synth.networks.unet import UNetGenerator
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "UNetGenerator",
     "blocks",
     "build",
+    "fold_spectral_norm",
     "init_weights",
     "list_discriminators",
     "list_generators",
+    "list_networks",
     "patch",
     "registry",
     "unet",

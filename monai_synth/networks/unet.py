@@ -16,11 +16,12 @@ from monai_synth.networks.blocks import (
     check_norm,
     check_spatial_dims,
     check_stride,
+    check_upsample,
     has_conv_bias,
     init_weights,
+    use_channels_last,
 )
 
-UPSAMPLES = ("transposed", "resize")
 _MAX_MULTIPLE = 8  # the published network stops widening at 8 x channels
 _FIRST_DROPOUT_LEVEL = 4  # dropout sits where both sides of a level have 8 x channels
 
@@ -107,6 +108,7 @@ class UNetGenerator(nn.Module):
             the checkerboard that transposed convolutions leave in flat tissue (Odena et al. 2016).
         init_type: start values, see :func:`monai_synth.networks.blocks.init_weights`.
         init_gain: standard deviation or gain of the start values.
+        channels_last: see :func:`monai_synth.networks.blocks.use_channels_last`.
 
     Raises:
         ConfigError: for an option out of range.
@@ -126,12 +128,12 @@ class UNetGenerator(nn.Module):
         upsample: str = "transposed",
         init_type: str = "normal",
         init_gain: float = 0.02,
+        channels_last: bool = False,
     ):
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_norm(norm)
-        if upsample not in UPSAMPLES:
-            raise ConfigError(f"upsample={upsample!r} is not known; choose one of {', '.join(UPSAMPLES)}.")
+        check_upsample(upsample)
         if num_downs < 2:
             raise ConfigError(f"num_downs={num_downs} leaves no level to skip over; choose 2 or more (published: 8).")
         if not 0 <= dropout < 1:
@@ -167,6 +169,8 @@ class UNetGenerator(nn.Module):
         )
         self.last_act = nn.Tanh()
         init_weights(self, init_type, init_gain)
+        if channels_last:
+            use_channels_last(self, spatial_dims)
 
     def forward(self, condition: Tensor, noise: Tensor | None = None) -> Tensor:
         """Turn a condition into an image of the same size.

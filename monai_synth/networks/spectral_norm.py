@@ -1,0 +1,85 @@
+"""Spectral normalisation (Miyato et al. 2018) that steps exactly as the published generators did.
+
+Built on ``torch.nn.utils.parametrize``, with the state-dict names of ``torch.nn.utils.parametrizations.spectral_norm``
+(``parametrizations.weight.original``, ``.0._u``, ``.0._v``). Torch's own class updates u before v; the older one that
+SPADE and OASIS were trained with updates v before u, so the same file would train on differently.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+_START_ITERATIONS = 15  # as torch's parametrization: u and v are good before the first training step
+_EPS = 1e-12
+
+
+class SpectralNorm(nn.Module):
+    """Divide a weight by its largest singular value, followed by one power iteration per training forward.
+
+    Attributes:
+        is_frozen: no iteration even in training (used while activations are computed a second time).
+    """
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        self.is_frozen = False
+        self.register_buffer("_u", functional.normalize(matrix.new_empty(matrix.shape[0]).normal_(), dim=0, eps=_EPS))
+        self.register_buffer("_v", functional.normalize(matrix.new_empty(matrix.shape[1]).normal_(), dim=0, eps=_EPS))
+        self.iterate(weight, _START_ITERATIONS)
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor, num_iterations: int = 1) -> None:
+        """Bring u and v nearer to the first singular vectors of ``weight`` ``(out, *)``."""
+        matrix = weight.flatten(1)
+        for _ in range(num_iterations):
+            functional.normalize(torch.mv(matrix.t(), self._u), dim=0, eps=_EPS, out=self._v)
+            functional.normalize(torch.mv(matrix, self._v), dim=0, eps=_EPS, out=self._u)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Normalise ``weight`` ``(out, *)``, after one power iteration in training."""
+        with torch.autocast(weight.device.type, enabled=False):  # half precision would blur the singular value
+            if self.training and not self.is_frozen:
+                self.iterate(weight)
+            # Cloned: a second forward before the backward moves the buffers in place.
+            sigma = torch.dot(self._u.clone(), torch.mv(weight.flatten(1), self._v.clone()))
+            return weight / sigma
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """Give a convolution or linear layer a spectrally normalised weight, in place; returns the layer.
+
+    A transposed convolution is not meant: its first axis holds the inputs.
+    """
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(weight))
+    return layer
+
+
+def has_spectral_norm(layer: nn.Module) -> bool:
+    """Whether a layer's weight is spectrally normalised."""
+    return parametrize.is_parametrized(layer, "weight")
+
+
+def fold_spectral_norm(network: nn.Module) -> nn.Module:
+    """Copy a network with plain, already normalised weights.
+
+    Same outputs in eval mode, faster, and exportable: TorchScript cannot script a parametrized layer. The copy has the
+    state-dict keys of the same network built with ``use_spectral_norm=False``. It is not meant to be trained.
+    """
+    twin = copy.deepcopy(network).eval()
+    for layer in list(twin.modules()):
+        if has_spectral_norm(layer):
+            # Not remove_parametrizations: it edits the layer's class, which the copy shares with the original.
+            weight = layer.weight.detach().clone()  # type: ignore[operator]
+            layer.__class__ = parametrize.type_before_parametrizations(layer)
+            del layer.parametrizations
+            layer.register_parameter("weight", nn.Parameter(weight))
+    return twin
