@@ -1,8 +1,9 @@
 """The command line: parse, call, print."""
 
+import ast
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 manifest_app = typer.Typer(help="The CSV that describes a cohort: build, check, split.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
+checkpoint_app = typer.Typer(help="Weights of published methods: import them.", no_args_is_help=True)
+app.add_typer(checkpoint_app, name="checkpoint")
 
 
 _DATA_ROOT = typer.Option("--data-root", "--data_root", help="Folder that its paths start from; default: its own.")
@@ -144,6 +147,47 @@ def manifest_split(
     _say_data_root(result)
 
 
+@checkpoint_app.command("import")
+def checkpoint_import(
+    file: Annotated[Path, typer.Argument(help="A published .pth file, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="Weights to write; their network_def goes beside them as .json.")],
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="What the weights do not tell, as name=value: noise_channels=64, upsampling=more, ..."),
+    ] = None,
+    fold_spectral_norm: Annotated[
+        bool, typer.Option("--fold-spectral-norm", help="Plain weights: faster, exportable, not for training on.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List every entry of the file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Recognise a published weight file and write it as ours, strictly: nothing is left over or made up."""
+    from monai_synth.checkpoints import import_checkpoint, write_imported
+
+    hints = dict(_option(text) for text in option or [])
+    imported = import_checkpoint(file, fold_spectral_norm=fold_spectral_norm, **hints)
+    weights, config = write_imported(imported, out, overwrite=overwrite)
+    count = sum(p.numel() for p in imported.network.parameters())
+    typer.echo(f"{imported.family}: {imported.network_def['_target_']}, {count:,} parameters")
+    if verbose:
+        for key, ours in imported.report.used.items():
+            typer.echo(f"  {key} -> {ours}")
+    typer.echo(imported.report.format(verbose=verbose))
+    typer.echo(f"weights: {weights}")
+    typer.echo(f"network_def: {config}")
+
+
+@app.command("networks")
+def networks() -> None:
+    """List every network by its registry name: kind, parameters as published, what it is, paper."""
+    from monai_synth.networks.registry import count_parameters, describe, list_networks
+
+    rows = [(name, describe(name)) for name in list_networks()]
+    order = ("generator", "discriminator", "encoder", "segmenter")
+    for name, entry in sorted(rows, key=lambda row: (order.index(row[1].kind), row[0])):
+        typer.echo(f"{name:24}{entry.kind:15}{count_parameters(name):>12,}  {entry.summary} ({entry.paper})")
+
+
 @app.command("report")
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A training's --output_dir.")],
@@ -156,6 +200,16 @@ def report(
     for line in headline(run_dir):
         typer.echo(line)
     typer.echo(f"report: {page.resolve()}")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, is_pair, value = text.partition("=")
+    if not is_pair or not name.isidentifier():
+        raise ConfigError(f"--option {text!r}: give name=value, such as noise_channels=64.")
+    try:
+        return name, ast.literal_eval(value.capitalize() if value.lower() in ("true", "false") else value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word, such as more
 
 
 def _refuse_existing(file: Path, overwrite: bool) -> None:

@@ -1,13 +1,17 @@
 """The commands as a shell calls them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from monai.bundle import ConfigParser
 
 from monai_synth import __version__, cli
+from monai_synth.checkpoints import load_weights
+from monai_synth.networks import list_networks
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -109,3 +113,46 @@ def test_fractions_that_are_no_numbers_are_refused(
     options = ["--out", demo_manifest.with_name("s.csv"), "--fractions", "most,some"]
     assert _run(monkeypatch, "manifest", "split", demo_manifest, *options) == 1
     assert "two or three numbers" in capsys.readouterr().err
+
+
+def test_a_published_file_becomes_ours(
+    monkeypatch: pytest.MonkeyPatch, golden_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = golden_dir / "import_pix2pix_unet_batch_old.pth", tmp_path / "model.pt"
+    assert _run(monkeypatch, "checkpoint", "import", file, "--out", out, "--option", "dropout=0.5") == 0
+    printed = capsys.readouterr().out
+    assert "pix2pix_unet: monai_synth.networks.unet.UNetGenerator, 37,185 parameters" in printed
+    assert "39 entries used, 0 dropped" in printed
+    config = json.loads((tmp_path / "model.json").read_text())
+    assert config["network_def"]["dropout"] == 0.5
+    network = ConfigParser(config).get_parsed_content("network_def")
+    load_weights(network, out)
+    assert _run(monkeypatch, "checkpoint", "import", file, "--out", out) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert _run(monkeypatch, "checkpoint", "import", file, "--out", out, "--overwrite", "--verbose") == 0
+    assert "model.model.0.weight -> downs.0.conv.weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("dropout", "give name=value"), ("dropouts=0.5", "no argument dropouts"), ("norm=layer", "norm='layer'")],
+)
+def test_wrong_import_options_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    golden_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    message: str,
+) -> None:
+    file = golden_dir / "import_pix2pix_unet_batch_old.pth"
+    assert _run(monkeypatch, "checkpoint", "import", file, "--out", tmp_path / "x.pt", "--option", option) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(monkeypatch, "networks") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(list_networks())
+    assert any(line.split()[:3] == ["pix2pix_unet", "generator", "54,413,955"] for line in lines)

@@ -2,8 +2,8 @@
 
 from monai_synth.checkpoints.contract import read_record, refuse_other_contract
 from monai_synth.checkpoints.files import load_file, require_writable, save_file
-from monai_synth.checkpoints.importers import ImportedCheckpoint, ImportReport, import_checkpoint
-from monai_synth.checkpoints.weights import load_state, load_weights, read_state_dict, save_weights
+from monai_synth.checkpoints.importers import ImportedCheckpoint, ImportReport, import_checkpoint, write_imported
+from monai_synth.checkpoints.weights import load_state, load_weights, read_state_dict, save_weights, start_from
 
 __all__ = [
     "ImportReport",
@@ -18,4 +18,6 @@ __all__ = [
     "require_writable",
     "save_file",
     "save_weights",
+    "start_from",
+    "write_imported",
 ]

@@ -57,7 +57,8 @@ def refuse_other_contract(
                 f"trained values: {options}."
             )
     trained_mm = record.get("spacing_mm")
-    if record and trained_mm != (None if spacing_mm is None else list(spacing_mm)):
+    # Imported weights have a record that says nothing of voxel sizes.
+    if "spacing_mm" in record and trained_mm != (None if spacing_mm is None else list(spacing_mm)):
         raise ConfigError(
             f"The model {checkpoint} was trained at spacing_mm = {trained_mm}, but would be used at {spacing_mm}. Give "
             f'--spacing_mm "{trained_mm}".'

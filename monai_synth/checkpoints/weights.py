@@ -70,6 +70,17 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
     load_state(module, read_state_dict(file), source=str(file))
 
 
+def start_from(module: nn.Module, file: str | Path | None) -> nn.Module:
+    """Give a network the weights of a file before its training begins, where one is given.
+
+    Raises:
+        CheckpointError: as :func:`load_weights`.
+    """
+    if file is not None:
+        load_weights(module, file)
+    return module
+
+
 def read_state_dict(file: str | Path) -> StateDict:
     """Read the state dict of one network on the CPU, without running any code.
 

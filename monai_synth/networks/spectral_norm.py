@@ -6,6 +6,7 @@ SPADE and OASIS were trained with updates v before u, so the same file would tra
 """
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,18 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Normalise ``weight`` ``(out, *)``, after one power iteration in training."""
-        with torch.autocast(weight.device.type, enabled=False):  # half precision would blur the singular value
+        with _without_autocast(weight.device.type):  # half precision would blur the singular value
             if self.training and not self.is_frozen:
                 self.iterate(weight)
             # Cloned: a second forward before the backward moves the buffers in place.
             sigma = torch.dot(self._u.clone(), torch.mv(weight.flatten(1), self._v.clone()))
             return weight / sigma
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device_type):  # the meta device, say
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def spectral_norm(layer: nn.Module) -> nn.Module:
