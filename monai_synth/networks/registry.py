@@ -11,8 +11,19 @@ import torch
 from torch import nn
 
 from monai_synth.errors import ConfigError
+from monai_synth.networks.lgg_unet import LGGUNet
+from monai_synth.networks.multiscale import MultiScaleDiscriminator
+from monai_synth.networks.oasis import OASISGenerator
+from monai_synth.networks.oasis_discriminator import OASISDiscriminator
 from monai_synth.networks.patch import PatchDiscriminator
+from monai_synth.networks.patch_sampler import PatchSampler
+from monai_synth.networks.pix2pixhd import FeatureEncoder, LocalEnhancer
+from monai_synth.networks.resnet import ResNetGenerator
+from monai_synth.networks.spade import SPADEGenerator
+from monai_synth.networks.style_encoder import StyleEncoder
 from monai_synth.networks.unet import UNetGenerator
+from monai_synth.networks.wavelet_discriminator import WaveletDiscriminator
+from monai_synth.networks.wavelet_generator import ResidualWaveletGenerator, WaveletGenerator
 
 
 @dataclass(frozen=True)
@@ -47,13 +58,187 @@ _ENTRIES = {
         {"channels": 64, "num_downs": 8, "norm": "batch", "dropout": 0.5},
         _RGB,
     ),
+    "resnet": NetworkEntry(
+        "generator",
+        ResNetGenerator,
+        "ResNet of CycleGAN: halves twice, nine residual blocks, doubles twice",
+        "Zhu et al. 2017",
+        {"channels": 64, "num_downs": 2, "num_blocks": 9, "norm": "instance", "dropout": 0.0},
+        _RGB,
+    ),
+    "cut_resnet": NetworkEntry(
+        "generator",
+        ResNetGenerator,
+        "ResNet of CUT: as CycleGAN's, with blurs against aliasing where it halves and doubles",
+        "Park et al. 2020",
+        {
+            "channels": 64,
+            "num_downs": 2,
+            "num_blocks": 9,
+            "norm": "instance",
+            "antialias_down": True,
+            "antialias_up": True,
+            "init_type": "xavier",
+        },
+        _RGB,
+    ),
+    "pix2pixhd_global": NetworkEntry(
+        "generator",
+        ResNetGenerator,
+        "ResNet of pix2pixHD: halves four times, up to 1024 channels",
+        "Wang et al. 2018",
+        {"channels": 64, "num_downs": 4, "num_blocks": 9, "norm": "instance", "conv_bias": True},
+        {"in_channels": 36, "out_channels": 3},
+    ),
+    "pix2pixhd_local": NetworkEntry(
+        "generator",
+        LocalEnhancer,
+        "pix2pixHD's local enhancer: the global ResNet at half size, refined at full size",
+        "Wang et al. 2018",
+        {
+            "channels": 32,
+            "num_downs": 4,
+            "num_blocks": 9,
+            "num_enhancers": 1,
+            "num_local_blocks": 3,
+            "norm": "instance",
+        },
+        {"in_channels": 36, "out_channels": 3},
+    ),
+    "spade": NetworkEntry(
+        "generator",
+        SPADEGenerator,
+        "grows an image from the label map, which scales and shifts the features at every size",
+        "Park et al. 2019",
+        {
+            "channels": 64,
+            "upsampling": "normal",
+            "hidden_channels": 128,
+            "kernel_size": 3,
+            "norm": "batch",
+            "use_spectral_norm": True,
+        },
+        {"in_channels": 151, "out_channels": 3},
+    ),
+    "spade_vae": NetworkEntry(
+        "generator",
+        SPADEGenerator,
+        "SPADE that starts from a style vector (of spade_encoder, or drawn)",
+        "Park et al. 2019",
+        {"channels": 64, "noise_channels": 256, "hidden_channels": 128, "norm": "batch", "use_spectral_norm": True},
+        {"in_channels": 36, "out_channels": 3},
+    ),
+    "oasis": NetworkEntry(
+        "generator",
+        OASISGenerator,
+        "SPADE without a perceptual loss: noise at every pixel beside the labels",
+        "Schönfeld et al. 2021",
+        {"channels": 64, "noise_channels": 64, "norm": "batch", "use_spectral_norm": True},
+        {"in_channels": 35, "out_channels": 3},
+    ),
+    "usis_wavelet": NetworkEntry(
+        "generator",
+        ResidualWaveletGenerator,
+        "SPADE on Haar coefficients with residual images, for unpaired training",
+        "Eskandar et al. 2023",
+        {"channels": 16, "num_blocks": 6, "noise_channels": 64, "norm": "batch", "use_spectral_norm": True},
+        {"in_channels": 35, "out_channels": 3},
+    ),
+    "wavelet_generator": NetworkEntry(
+        "generator",
+        WaveletGenerator,
+        "blocks of OASIS on Haar coefficients (Medical-Images-Synthesis, netG 1)",
+        "Gal et al. 2021; Schönfeld et al. 2021",
+        {"channels": 16, "num_blocks": 6, "noise_channels": 64, "norm": "batch", "use_spectral_norm": True},
+        {"in_channels": 38, "out_channels": 3},
+    ),
     "patchgan": NetworkEntry(
         "discriminator",
         PatchDiscriminator,
-        "judges patches of 70 pixels",
+        "judges patches of 70 pixels; num_layers=0 judges single pixels",
         "Isola et al. 2017",
         {"channels": 64, "num_layers": 3, "norm": "batch"},
         {"in_channels": 6},
+    ),
+    "cut_patchgan": NetworkEntry(
+        "discriminator",
+        PatchDiscriminator,
+        "judges patches of 84 pixels; blurs against aliasing where it halves",
+        "Park et al. 2020",
+        {"channels": 64, "num_layers": 3, "norm": "instance", "antialias": True, "init_type": "xavier"},
+        {"in_channels": 3},
+    ),
+    "pix2pixhd_multiscale": NetworkEntry(
+        "discriminator",
+        MultiScaleDiscriminator,
+        "patch discriminators at full and half size, all features handed out",
+        "Wang et al. 2018",
+        {"channels": 64, "num_layers": 3, "num_scales": 2, "norm": "instance", "conv_bias": True},
+        {"in_channels": 39},
+    ),
+    "spade_multiscale": NetworkEntry(
+        "discriminator",
+        MultiScaleDiscriminator,
+        "as pix2pixHD's, with spectral norm",
+        "Park et al. 2019",
+        {
+            "channels": 64,
+            "num_layers": 3,
+            "num_scales": 2,
+            "norm": "instance",
+            "conv_bias": False,
+            "use_spectral_norm": True,
+            "init_type": "xavier",
+        },
+        {"in_channels": 39},
+    ),
+    "oasis_discriminator": NetworkEntry(
+        "discriminator",
+        OASISDiscriminator,
+        "U-Net that sorts every pixel into the label classes or fake",
+        "Schönfeld et al. 2021",
+        {"channels": 128, "use_spectral_norm": True},
+        {"in_channels": 3, "num_classes": 35},
+    ),
+    "wavelet_discriminator": NetworkEntry(
+        "discriminator",
+        WaveletDiscriminator,
+        "judges whole images of one size by their Haar coefficients at every scale",
+        "Gal et al. 2021",
+        {"image_size": (256, 256), "channels": 128, "max_channels": 512},
+        {"in_channels": 3},
+    ),
+    "pix2pixhd_encoder": NetworkEntry(
+        "encoder",
+        FeatureEncoder,
+        "what each object of an image looks like, in a few channels",
+        "Wang et al. 2018",
+        {"channels": 16, "num_downs": 4, "norm": "instance"},
+        {"in_channels": 3, "out_channels": 3},
+    ),
+    "spade_encoder": NetworkEntry(
+        "encoder",
+        StyleEncoder,
+        "mean and variance of an image's style vector, for spade_vae",
+        "Park et al. 2019",
+        {"channels": 64, "noise_channels": 256, "num_layers": 6, "norm": "instance", "use_spectral_norm": True},
+        {"in_channels": 3},
+    ),
+    "cut_patch_sampler": NetworkEntry(
+        "encoder",
+        PatchSampler,
+        "features of a generator at random places, projected for a contrastive loss",
+        "Park et al. 2020",
+        {"out_channels": 256, "init_type": "xavier"},
+        {"in_channels": [3, 128, 256, 256, 256]},
+    ),
+    "lgg_unet": NetworkEntry(
+        "segmenter",
+        LGGUNet,
+        "U-Net that segments brain tumours in FLAIR",
+        "Buda et al. 2019",
+        {"channels": 32, "num_downs": 4, "norm": "batch"},
+        {"in_channels": 3, "out_channels": 1},
     ),
 }
 

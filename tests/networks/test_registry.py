@@ -41,7 +41,8 @@ def make(name: str, variant: dict, seed: int = 0) -> torch.nn.Module:
 
 def make_condition(network: torch.nn.Module, variant: dict, multiple: int = 2, batch: int = 2) -> torch.Tensor:
     spatial_dims = variant.get("spatial_dims", 2)
-    sizes = [network.stride * (multiple + i % 2) for i in range(spatial_dims)]
+    start = -(-getattr(network, "min_size", 1) // network.stride) - 1  # strides that a smallest size takes more
+    sizes = [network.stride * (start + multiple + i % 2) for i in range(spatial_dims)]
     return torch.randn(batch, IN_CHANNELS, *sizes, generator=torch.Generator().manual_seed(1))
 
 

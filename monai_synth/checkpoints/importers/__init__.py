@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from monai_synth.checkpoints.importers import pix2pix
+from monai_synth.checkpoints.importers import cut, lgg, multiscale, oasis, pix2pix, pix2pixhd, resnet, spade, wavelet
+from monai_synth.checkpoints.importers.export import write_imported
 from monai_synth.checkpoints.importers.family import (
     Family,
     ImportedCheckpoint,
@@ -22,9 +23,29 @@ from monai_synth.checkpoints.weights import StateDict, load_state, read_state_di
 from monai_synth.errors import CheckpointError, ConfigError
 from monai_synth.networks.spectral_norm import fold_spectral_norm as fold
 
-__all__ = ["FAMILIES", "Family", "ImportReport", "ImportedCheckpoint", "Placement", "Translation", "import_checkpoint"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "ImportReport",
+    "ImportedCheckpoint",
+    "Placement",
+    "Translation",
+    "import_checkpoint",
+    "import_state",
+    "write_imported",
+]
 
-FAMILIES: tuple[Family, ...] = (*pix2pix.FAMILIES,)
+FAMILIES: tuple[Family, ...] = (
+    *oasis.FAMILIES,
+    *pix2pix.FAMILIES,
+    *cut.FAMILIES,
+    *lgg.FAMILIES,
+    *multiscale.FAMILIES,
+    *pix2pixhd.FAMILIES,
+    *resnet.FAMILIES,
+    *spade.FAMILIES,
+    *wavelet.FAMILIES,
+)
 
 
 def import_checkpoint(file: str | Path, *, fold_spectral_norm: bool = False, **hints: Any) -> ImportedCheckpoint:
@@ -43,15 +64,30 @@ def import_checkpoint(file: str | Path, *, fold_spectral_norm: bool = False, **h
         ConfigError: if a hint is no argument of the network.
     """
     path = _choose_file(Path(file))
-    state = read_state_dict(path)
-    family = _recognise(state, path)
-    translation = _translate(family, state, hints, path)
+    return import_state(read_state_dict(path), path, fold_spectral_norm=fold_spectral_norm, **hints)
+
+
+def import_state(
+    state: StateDict, source: str | Path, *, fold_spectral_norm: bool = False, **hints: Any
+) -> ImportedCheckpoint:
+    """Recognise a published state dict that has been read already; ``source`` names it in reports and errors.
+
+    Arguments and errors are those of :func:`import_checkpoint`.
+    """
+    family = _recognise(state, source)
+    translation = _translate(family, state, hints, source)
     placement = translation.placement
     unknown = [key for key in state if key not in placement.keys and key not in placement.dropped]
     if unknown:
         raise CheckpointError(
-            f"{path} looks like {family.name}, but {len(unknown)} of its entries have no place there "
+            f"{source} looks like {family.name}, but {len(unknown)} of its entries have no place there "
             f"(first: {unknown[0]}). It comes from a modified network, or holds several networks."
+        )
+    broken = [key for key in placement.keys if not state[key].is_meta and not state[key].isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{source}: {len(broken)} of its entries hold NaN or infinite values (first: {broken[0]}). The training "
+            "that wrote it has diverged; take an earlier file."
         )
     arguments = {**translation.arguments, **hints}
     network = _build(translation.network_class, arguments)
@@ -63,7 +99,7 @@ def import_checkpoint(file: str | Path, *, fold_spectral_norm: bool = False, **h
             ours[placement.keys[key]] = value.reshape(()) if is_count and value.numel() == 1 else value
     # Before torch 0.4.1 batch norm did not count its batches; the count is not used at inference.
     filled = tuple(key for key in start if key not in ours and key.endswith("num_batches_tracked"))
-    load_state(network, {**ours, **{key: start[key] for key in filled}}, source=f"{path} (read as {family.name})")
+    load_state(network, {**ours, **{key: start[key] for key in filled}}, source=f"{source} (read as {family.name})")
     if fold_spectral_norm and "use_spectral_norm" in arguments:
         network, arguments = fold(network), {**arguments, "use_spectral_norm": False}
     return ImportedCheckpoint(
@@ -74,12 +110,12 @@ def import_checkpoint(file: str | Path, *, fold_spectral_norm: bool = False, **h
             **arguments,
         },
         report=ImportReport(
-            file=str(path),
+            file=str(source),
             used={key: ours_key for key, ours_key in placement.keys.items() if key in state},
             dropped=placement.dropped,
             computed={key: reason for key, (_, reason) in placement.computed.items()},
             filled=filled,
-            notes=translation.notes + _notes_on_file(path),
+            notes=translation.notes + _notes_on_file(Path(source)),
         ),
     )
 
@@ -115,28 +151,28 @@ def _notes_on_file(path: Path) -> tuple[str, ...]:
     return (f"Beside it lies {averaged.name}: the averaged weights, which the published results were made with.",)
 
 
-def _recognise(state: StateDict, path: Path) -> Family:
+def _recognise(state: StateDict, source: str | Path) -> Family:
     matches = [family for family in FAMILIES if family.recognise(state)]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise CheckpointError(
-            f"{path} holds entries of {len(matches)} families ({', '.join(family.name for family in matches)}). "
+            f"{source} holds entries of {len(matches)} families ({', '.join(family.name for family in matches)}). "
             "Save each network in a file of its own."
         )
     known = "; ".join(f"{family.name} ({family.files})" for family in FAMILIES)
     raise CheckpointError(
-        f"{path} is of no known family: its {len(state)} entries start with {', '.join(list(state)[:3])}. "
+        f"{source} is of no known family: its {len(state)} entries start with {', '.join(list(state)[:3])}. "
         f"Families that can be imported: {known}."
     )
 
 
-def _translate(family: Family, state: StateDict, hints: dict[str, Any], path: Path) -> Translation:
+def _translate(family: Family, state: StateDict, hints: dict[str, Any], source: str | Path) -> Translation:
     try:
         return family.translate(state, hints)
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(
-            f"{path} looks like {family.name}, but its layout is none of the published ones ({error!s} is missing or "
+            f"{source} looks like {family.name}, but its layout is none of the published ones ({error!s} is missing or "
             "has an unexpected shape). It is incomplete or comes from a modified network."
         ) from error
 

@@ -46,13 +46,20 @@ class ImportReport:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        return self.format(verbose=True)
+
+    def format(self, *, verbose: bool = False) -> str:
+        """What became of the file in words; entries that share a reason share a line unless ``verbose``."""
         lines = [
             f"{self.file}: {len(self.used)} entries used, {len(self.dropped)} dropped, {len(self.computed)} computed, "
             f"{len(self.filled)} filled"
         ]
-        lines += [f"  dropped {key}: {reason}" for key, reason in self.dropped.items()]
-        lines += [f"  computed {key}: {reason}" for key, reason in self.computed.items()]
-        lines += [f"  filled {key}" for key in self.filled]
+        filled = dict.fromkeys(self.filled, "not in the file; keeps its start value, which inference does not use")
+        for what, entries in (("dropped", self.dropped), ("computed", self.computed), ("filled", filled)):
+            for reason in dict.fromkeys(entries.values()):
+                keys = [key for key in entries if entries[key] == reason]
+                named = ", ".join(keys if verbose or len(keys) < 3 else [keys[0], f"... {len(keys) - 1} more"])
+                lines.append(f"  {what} {named}: {reason}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
@@ -155,10 +162,15 @@ def find_norm(state: StateDict, *, conv: str, norm: str) -> str:
 def _rebuild_v(original: Tensor, normalised: Tensor, u: Tensor) -> Tensor:
     """The vector v for which ``original / (u^T W v)`` is the weight that was used, with W v as near to u as can be.
 
-    W^T W v = W^T u is solved in the least squares sense, then v is scaled to give the singular value.
+    The shortest least squares solution, scaled to give the singular value: up to rounding the v that was lost, as u was
+    made from W v. (Torch's own load hook inverts the singular W^T W in single precision and finds a v that gives the
+    same singular value, but is rounding noise for the rest.) Solved on the smaller side of W, which is much faster.
     """
-    matrix = original.double().flatten(1)
+    matrix, u_double = original.double().flatten(1), u.double()
     scale = normalised.double().abs().sum()
     sigma = original.double().abs().sum() / scale if scale > 0 else torch.ones((), dtype=torch.double)
-    v = torch.linalg.pinv(matrix) @ u.double()
-    return (v * sigma / torch.dot(u.double(), matrix @ v)).to(original.dtype)
+    if matrix.shape[0] <= matrix.shape[1]:
+        v = matrix.t() @ (torch.linalg.pinv(matrix @ matrix.t(), hermitian=True) @ u_double)
+    else:
+        v = torch.linalg.pinv(matrix.t() @ matrix, hermitian=True) @ (matrix.t() @ u_double)
+    return (v * sigma / torch.dot(u_double, matrix @ v)).to(original.dtype)
