@@ -1,8 +1,9 @@
-"""Cohorts, splits, intensity contracts and slices."""
+"""Cohorts, splits, intensity contracts, label tables and slices."""
 
 from monai_synth.data.cases import CaseDataset
 from monai_synth.data.inputs import find_images
 from monai_synth.data.intensity import Intensity, Percentiles, Window, ZScore
+from monai_synth.data.labels import LabelTable
 from monai_synth.data.manifest import Manifest, read_manifest
 from monai_synth.data.manifest_check import check_manifest, require_sound_manifest
 from monai_synth.data.slices import SliceDataset
@@ -10,6 +11,7 @@ from monai_synth.data.slices import SliceDataset
 __all__ = [
     "CaseDataset",
     "Intensity",
+    "LabelTable",
     "Manifest",
     "Percentiles",
     "SliceDataset",
