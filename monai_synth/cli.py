@@ -183,9 +183,10 @@ def networks() -> None:
     from monai_synth.networks.registry import count_parameters, describe, list_networks
 
     rows = [(name, describe(name)) for name in list_networks()]
-    order = ("generator", "discriminator", "encoder", "segmenter")
-    for name, entry in sorted(rows, key=lambda row: (order.index(row[1].kind), row[0])):
-        typer.echo(f"{name:24}{entry.kind:15}{count_parameters(name):>12,}  {entry.summary} ({entry.paper})")
+    for kind in ("generator", "discriminator", "encoder", "segmenter"):
+        for name, entry in rows:
+            if entry.kind == kind:
+                typer.echo(f"{name:24}{kind:15}{count_parameters(name):>12,}  {entry.summary} ({entry.paper})")
 
 
 @app.command("report")

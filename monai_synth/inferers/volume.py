@@ -31,7 +31,8 @@ class VolumeInferer(Inferer):
         padding: ``"replicate"`` repeats the last voxel, also over more than the size; ``"constant"`` pads with
             ``padding_value``.
         padding_value: in network range; -1 is the background of both CT and MR.
-        stride: used when neither the network nor its ``.module`` has an attribute ``stride``.
+        stride: used when neither the network nor its ``.module`` has an attribute ``stride``. An attribute ``min_size``
+            is padded up to as well.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class VolumeInferer(Inferer):
             GeometryError: if the input is not a volume although there is an axis, or the network changes the size.
         """
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        stride = self._stride_of(network)
+        stride = _attribute(network, "stride", self.stride)
         if self.axis is None:
             out = self._padded_call(plain, network, stride, args, kwargs)
         else:
@@ -144,8 +145,10 @@ class VolumeInferer(Inferer):
     ) -> Tensor:
         """Pad ``x``, and arguments on the same grid, to the stride; call; crop back."""
         size = x.shape[2:]
-        before = [(-length % stride) // 2 for length in size]
-        after = [-length % stride - first for length, first in zip(size, before, strict=True)]
+        smallest = _attribute(network, "min_size", 1)
+        missing = [-max(length, smallest) % stride + max(smallest - length, 0) for length in size]
+        before = [more // 2 for more in missing]
+        after = [more - first for more, first in zip(missing, before, strict=True)]
 
         def pad(value: Any) -> Any:
             if not isinstance(value, Tensor) or value.ndim != x.ndim or value.shape[2:] != size or not any(after):
@@ -166,9 +169,11 @@ class VolumeInferer(Inferer):
             out = out.narrow(dim, first, length)
         return out
 
-    def _stride_of(self, network: Callable[..., Tensor]) -> int:
-        for owner in (network, getattr(network, "module", None)):
-            stride = getattr(owner, "stride", None)
-            if isinstance(stride, int):
-                return stride
-        return self.stride
+
+def _attribute(network: Callable[..., Tensor], name: str, default: int) -> int:
+    """An integer that a network, or the one inside its wrapper, says of itself."""
+    for owner in (network, getattr(network, "module", None)):
+        value = getattr(owner, name, None)
+        if isinstance(value, int):
+            return value
+    return default
