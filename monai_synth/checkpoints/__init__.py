@@ -2,13 +2,20 @@
 
 from monai_synth.checkpoints.contract import read_record, refuse_other_contract
 from monai_synth.checkpoints.files import load_file, require_writable, save_file
-from monai_synth.checkpoints.importers import ImportedCheckpoint, ImportReport, import_checkpoint, write_imported
+from monai_synth.checkpoints.importers import (
+    ImportedCheckpoint,
+    ImportReport,
+    import_checkpoint,
+    import_state,
+    write_imported,
+)
 from monai_synth.checkpoints.weights import load_state, load_weights, read_state_dict, save_weights, start_from
 
 __all__ = [
     "ImportReport",
     "ImportedCheckpoint",
     "import_checkpoint",
+    "import_state",
     "load_file",
     "load_state",
     "load_weights",
