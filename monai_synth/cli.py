@@ -207,9 +207,11 @@ def _option(text: str) -> tuple[str, Any]:
     name, is_pair, value = text.partition("=")
     if not is_pair or not name.isidentifier():
         raise ConfigError(f"--option {text!r}: give name=value, such as noise_channels=64.")
+    if name in ("fold_spectral_norm", "notes_on_file"):
+        raise ConfigError(f"--option {text!r} is no argument of a network; see --help for the options of the command.")
     try:
         return name, ast.literal_eval(value.capitalize() if value.lower() in ("true", "false") else value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return name, value  # a word, such as more
 
 

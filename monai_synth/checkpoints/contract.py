@@ -25,7 +25,12 @@ def read_record(checkpoint: str | Path) -> dict[str, Any]:
             f"{sidecar} is damaged ({error}). It says what the model was trained on: copy it again together with the "
             f"weights."
         ) from error
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        raise CheckpointError(
+            f"{sidecar} is damaged: it holds a {type(record).__name__}, not what a model was trained on. Copy it again "
+            "together with the weights."
+        )
+    return record
 
 
 def refuse_other_contract(

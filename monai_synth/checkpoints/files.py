@@ -3,8 +3,10 @@
 import os
 import pickle
 import re
+import struct
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,11 +22,22 @@ def save_file(content: Any, file: str | Path) -> None:
         CheckpointError: if the file cannot be written; what was there is unchanged.
     """
     path = Path(file)
-    try:
+    with naming_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_files([(path, lambda stream: torch.save(content, stream))])
+
+
+@contextmanager
+def naming_file(file: str | Path) -> Iterator[None]:
+    """Name the file when it cannot be written: a full disk does not say where.
+
+    Raises:
+        CheckpointError: instead of an OSError inside.
+    """
+    try:
+        yield
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}. Files that were there are unchanged.") from error
+        raise CheckpointError(f"{file} cannot be written: {error}. Files that were there are unchanged.") from error
 
 
 def require_writable(directory: str | Path) -> None:
@@ -70,7 +83,17 @@ def load_file(file: str | Path) -> Any:
                 f"{path} is a TorchScript archive, not a state dict. Load it with torch.jit.load, or use model.pt."
             ) from error
         raise _damaged(path, error) from error
-    except (EOFError, KeyError, ValueError, IndexError, AttributeError, TypeError, OSError) as error:
+    except (
+        EOFError,
+        KeyError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        OSError,
+        struct.error,
+        AssertionError,
+    ) as error:
         # What torch's reader raises for files that are no checkpoints at all depends on their first bytes.
         raise _damaged(path, error) from error
 
@@ -92,7 +115,7 @@ def write_files(jobs: Iterable[tuple[Path, Callable[[IO[bytes]], object]]]) -> N
             draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             moves.append((draft, path))
             with draft.open("wb") as stream:
-                write(stream)
+                _write(write, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
         for draft, path in moves:
@@ -100,3 +123,31 @@ def write_files(jobs: Iterable[tuple[Path, Callable[[IO[bytes]], object]]]) -> N
     finally:
         for draft, _ in moves:
             draft.unlink(missing_ok=True)
+
+
+class _NotingStream:
+    """A file that remembers why it could not be written: torch makes a RuntimeError about positions of a full disk."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _write(write: Callable[[IO[bytes]], object], stream: IO[bytes]) -> None:
+    noting = _NotingStream(stream)
+    try:
+        write(noting)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        if noting.failure is not None:
+            raise noting.failure from error
+        raise

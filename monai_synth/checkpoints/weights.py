@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from monai_synth.checkpoints.files import load_file, write_files
+from monai_synth.checkpoints.files import load_file, naming_file, write_files
 from monai_synth.errors import CheckpointError
 
 StateDict = dict[str, Tensor]
@@ -35,7 +35,7 @@ def save_weights(module: nn.Module, file: str | Path, *, extra_json: Mapping[str
         CheckpointError: if the file cannot be written or ``extra_json`` is no JSON.
     """
     path = Path(file)
-    state = {key: value.detach().cpu().clone() for key, value in _unwrapped(module).state_dict().items()}
+    state = {key: value.detach().cpu().clone() for key, value in unwrapped(module).state_dict().items()}
     jobs: list[tuple[Path, Callable[[IO[bytes]], object]]] = [(path, lambda stream: torch.save(state, stream))]
     if extra_json is not None:
         sidecar = path.with_suffix(".json")
@@ -48,11 +48,9 @@ def save_weights(module: nn.Module, file: str | Path, *, extra_json: Mapping[str
                 f"The details for {sidecar} are no JSON: {error}. Use numbers, text, lists."
             ) from error
         jobs.append((sidecar, lambda stream: stream.write(text.encode() + b"\n")))
-    try:
+    with naming_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_files(jobs)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}. Files that were there are unchanged.") from error
     return path
 
 
@@ -66,7 +64,7 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
     Raises:
         CheckpointError: if the file is absent, damaged or unsafe, or if its entries are not those of the network.
     """
-    module = _unwrapped(module)
+    module = unwrapped(module)
     load_state(module, read_state_dict(file), source=str(file))
 
 
@@ -102,8 +100,9 @@ def read_state_dict(file: str | Path) -> StateDict:
     others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(
-            f"{path} is not the state dict of one network: {_name_some(others)} are no tensors. A file to resume a "
-            "training from holds several networks; use the exported weights (models/model.pt) instead."
+            f"{path} is not the state dict of one network, because not all of its entries are tensors: "
+            f"{_name_some(others)}. Save each network's state dict in a file of its own; of a training of ours, use "
+            "the exported weights (models/model.pt)."
         )
     return _without_prefix({str(key): value for key, value in content.items()}, "module.")
 
@@ -142,11 +141,12 @@ def load_state(module: nn.Module, state: StateDict, *, source: str) -> None:
     module.load_state_dict(state, strict=True)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Take off what ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile`` put around a network."""
     if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        return _unwrapped(module.module)
+        return unwrapped(module.module)
     compiled = getattr(module, "_orig_mod", None)  # what torch.compile leaves of the network
-    return compiled if isinstance(compiled, nn.Module) else module
+    return unwrapped(compiled) if isinstance(compiled, nn.Module) else module
 
 
 def _without_prefix(state: StateDict, prefix: str) -> StateDict:

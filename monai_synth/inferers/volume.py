@@ -29,8 +29,8 @@ class VolumeInferer(Inferer):
             :class:`monai_synth.data.slices.SliceDataset`.
         batch_size: planes per call of the network.
         padding: ``"replicate"`` repeats the last voxel, also over more than the size; ``"constant"`` pads with
-            ``padding_value``.
-        padding_value: in network range; -1 is the background of both CT and MR.
+            ``padding_value``; further arguments on the grid, such as noise, are always repeated.
+        padding_value: in network range; -1 is the background of both CT and MR. One-hot labels want ``"replicate"``.
         stride: used when neither the network nor its ``.module`` has an attribute ``stride``. An attribute ``min_size``
             is padded up to as well.
     """
@@ -70,6 +70,8 @@ class VolumeInferer(Inferer):
         Args:
             inputs: ``(B, C, X, Y, Z)``, or ``(B, C, H, W)`` with ``axis=None``.
             network: takes ``(n, C * (2 * num_neighbours + 1), H, W)``, or padded ``inputs`` with ``axis=None``.
+                Where it has ``noise_channels`` and no ``noise`` is given, one vector ``N(0, 1)`` is drawn for each
+                volume: drawn anew for every slice, neighbouring slices would not fit each other.
             args: passed on. With an axis, a tensor with the dimensions of ``inputs`` is cut into slices with it and a
                 tensor ``(B, n)``, such as noise, is repeated for all slices of its volume.
             kwargs: passed on like ``args``.
@@ -81,6 +83,10 @@ class VolumeInferer(Inferer):
             GeometryError: if the input is not a volume although there is an axis, or the network changes the size.
         """
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        if self.axis is not None and len(args) == 0 and kwargs.get("noise") is None:
+            width = _attribute(network, "noise_channels", 0)
+            if width > 0:
+                kwargs = {**kwargs, "noise": torch.randn(len(plain), width, dtype=plain.dtype, device=plain.device)}
         stride = _attribute(network, "stride", self.stride)
         if self.axis is None:
             out = self._padded_call(plain, network, stride, args, kwargs)
@@ -121,8 +127,13 @@ class VolumeInferer(Inferer):
 
     def _cut(self, value: Any, volume: Tensor, case: Tensor, place: Tensor) -> Any:
         """Cut an argument of the network as the volume is cut."""
-        if not isinstance(value, Tensor) or value.shape[:1] != volume.shape[:1]:
+        if not isinstance(value, Tensor):
             return value
+        if value.shape[:1] != volume.shape[:1]:
+            raise GeometryError(
+                f"An argument of the network has the shape {tuple(value.shape)}, but there are {len(volume)} volumes. "
+                "Give one entry for each volume."
+            )
         value = value.as_tensor() if isinstance(value, MetaTensor) else value
         if value.ndim == 2:
             return value[case.to(value.device)]
@@ -150,15 +161,19 @@ class VolumeInferer(Inferer):
         before = [more // 2 for more in missing]
         after = [more - first for more, first in zip(missing, before, strict=True)]
 
-        def pad(value: Any) -> Any:
+        def pad(value: Any, *, is_input: bool = False) -> Any:
             if not isinstance(value, Tensor) or value.ndim != x.ndim or value.shape[2:] != size or not any(after):
                 return value
             amounts = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
-            if self.padding == "constant":
+            if self.padding == "constant" and is_input:
                 return functional.pad(value, amounts, mode="constant", value=self.padding_value)
             return functional.pad(value, amounts, mode="replicate")
 
-        out = network(pad(x), *(pad(value) for value in args), **{name: pad(value) for name, value in kwargs.items()})
+        out = network(
+            pad(x, is_input=True),
+            *(pad(value) for value in args),
+            **{name: pad(value) for name, value in kwargs.items()},
+        )
         padded = tuple(length + first + last for length, first, last in zip(size, before, after, strict=True))
         if tuple(out.shape[2:]) != padded:
             raise GeometryError(

@@ -15,6 +15,7 @@ from monai_synth.networks.spade import SPADEGenerator
 from monai_synth.networks.spectral_norm import fold_spectral_norm
 from monai_synth.networks.style_encoder import StyleEncoder
 from monai_synth.networks.unet import UNetGenerator
+from monai_synth.networks.wavelet_decoder import WaveletDecoder
 from monai_synth.networks.wavelet_discriminator import WaveletDiscriminator
 from monai_synth.networks.wavelet_generator import ResidualWaveletGenerator, WaveletGenerator
 
@@ -32,6 +33,7 @@ __all__ = [
     "SPADEGenerator",
     "StyleEncoder",
     "UNetGenerator",
+    "WaveletDecoder",
     "WaveletDiscriminator",
     "WaveletGenerator",
     "blocks",

@@ -17,7 +17,8 @@ NORMS = ("batch", "instance", "group", "none")
 INIT_TYPES = ("normal", "xavier", "kaiming", "orthogonal")
 UPSAMPLES = ("transposed", "resize")
 _CONV_TYPES = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-_is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
+is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
+is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 _MAX_GROUPS = 32  # the number of groups that Wu & He 2018 (Group Normalization) settle on
 
 
@@ -71,13 +72,71 @@ def check_spatial_dims(spatial_dims: int) -> None:
         raise ConfigError(f"spatial_dims={spatial_dims!r} is not supported; choose 2 (slices) or 3 (volumes).")
 
 
+def check_kernel_size(kernel_size: int) -> None:
+    """Refuse a kernel without a middle."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ConfigError(f"kernel_size={kernel_size} has no middle; choose an odd number (published: 3).")
+
+
+def check_positive(**counts: int) -> None:
+    """Refuse numbers of channels and the like below 1, by name."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name}={count} leaves nothing to compute with; choose 1 or more.")
+
+
+def check_dimensions(x: Tensor, spatial_dims: int) -> None:
+    """Refuse an input of the wrong number of dimensions, or of integers. Can be scripted; a trace does not check."""
+    if is_tracing():
+        return
+    if x.ndim != spatial_dims + 2:
+        raise GeometryError(
+            f"The input has the shape {list(x.shape)}, but this network takes (B, C, *spatial) with {spatial_dims} "
+            "spatial dimensions. A 2D network sees volumes through VolumeInferer(axis=...), a 3D one with axis=None."
+        )
+    if not x.is_floating_point():
+        raise ConfigError(f"The input is of type {x.dtype}; networks compute with floats. Convert it with .float().")
+
+
+def check_channels(x: Tensor, in_channels: int, spatial_dims: int) -> None:
+    """Refuse an input of the wrong number of dimensions or channels. Can be scripted; a trace does not check."""
+    if is_tracing():
+        return
+    check_dimensions(x, spatial_dims)
+    if x.shape[1] != in_channels:
+        raise ConfigError(
+            f"The input has {x.shape[1]} channels, but this network takes {in_channels}. Build it with "
+            f"in_channels={x.shape[1]}, or give it what it was trained on (neighbouring slices, one-hot labels, RGB)."
+        )
+
+
+def check_num_values(x: Tensor, norm: str, training: bool) -> None:
+    """Refuse features that leave a norm a single value per channel, which torch cannot normalise.
+
+    Args:
+        x: smallest features of the network, ``(B, C, *spatial)``.
+        norm: of the network.
+        training: whether batch norm uses the batch.
+    """
+    if is_tracing():
+        return
+    values = x.numel() // max(x.shape[1], 1)
+    if norm == "instance":
+        values = values // max(x.shape[0], 1)
+    if values == 1 and (norm == "instance" or (norm == "batch" and training)):
+        raise GeometryError(
+            f"The smallest features of this network have the shape {list(x.shape)}: a single value per channel, which "
+            f"{norm} norm cannot normalise. Use larger images or patches, or another norm or a larger batch."
+        )
+
+
 def check_stride(condition: Tensor, stride: int) -> None:
     """Refuse a condition ``(B, C, *spatial)`` that the network cannot halve often enough.
 
     Can be scripted; in TorchScript the same message arrives inside a ``torch.jit.Error``. A trace does not check:
     it would bake in the size of its example.
     """
-    if _is_tracing():
+    if is_tracing():
         return
     size = condition.shape[2:]
     is_wrong = False
@@ -86,9 +145,8 @@ def check_stride(condition: Tensor, stride: int) -> None:
             is_wrong = True
     if is_wrong:
         raise GeometryError(
-            f"The condition has size {list(size)}, but this generator halves it down to 1/{stride}: each size must be "
-            f"a multiple of {stride}. Pad the condition and crop the prediction (VolumeInferer does both), "
-            "or build the generator with fewer levels."
+            f"The input has size {list(size)}, but this network halves it down to 1/{stride}: each size must be "
+            f"a multiple of {stride}. Pad the input and crop the output; VolumeInferer does both."
         )
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_synth.networks.antialias import blur_kernel
+from monai_synth.networks.blocks import is_scripting
 
-_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 _GAIN = math.sqrt(2)  # about what LeakyReLU(0.2) takes from the standard deviation
 BLUR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -108,7 +108,7 @@ class Blur(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Blur ``(B, channels, *spatial)``."""
-        if _is_scripting() or self.stride != 1:
+        if is_scripting() or self.stride != 1:
             return _blur(x, self.kernel, self.stride, self.padding)
         blurred: Tensor = _BlurOperator.apply(x, self.kernel, self.padding)
         return blurred
@@ -144,8 +144,9 @@ def _blur(x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
 def append_minibatch_deviation(x: Tensor, max_group: int = 4) -> Tensor:
     """Append one channel that tells how much the images of a group differ (Karras et al. 2018).
 
-    Groups have ``max_group`` images, or as many fewer as divide the batch evenly. The channel holds, everywhere, the
-    standard deviation over the group, averaged over channels and positions.
+    Groups have ``max_group`` images, or as many fewer as divide the batch evenly; a batch that no such number divides
+    (5 or 7, say) is one group, so that its images are compared at all. The channel holds, everywhere, the standard
+    deviation over the group, averaged over channels and positions.
 
     Args:
         x: ``(B, C, *spatial)``.
@@ -158,6 +159,8 @@ def append_minibatch_deviation(x: Tensor, max_group: int = 4) -> Tensor:
     group = min(batch, max_group)
     while batch % group != 0:
         group -= 1
+    if group == 1:
+        group = batch
     # Image i is in a group with i + batch / group, i + 2 * batch / group, ...
     groups = x.float().reshape(group, batch // group, -1)
     deviation = torch.sqrt(groups.var(dim=0, unbiased=False) + 1e-8).mean(dim=1).to(x.dtype)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_synth.errors import ConfigError, GeometryError
-
-_is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
+from monai_synth.networks.blocks import is_tracing
 
 
 class HaarDown(nn.Module):
@@ -32,7 +31,7 @@ class HaarDown(nn.Module):
         Raises:
             GeometryError: if a size is odd.
         """
-        if not _is_tracing():
+        if not is_tracing():
             for length in x.shape[2:]:
                 if length % 2 != 0:
                     raise GeometryError(
@@ -63,7 +62,7 @@ class HaarUp(nn.Module):
         """
         num_axes = x.ndim - 2
         num_bands = 2**num_axes
-        if not _is_tracing() and x.shape[1] % num_bands != 0:
+        if not is_tracing() and x.shape[1] % num_bands != 0:
             raise ConfigError(
                 f"The coefficients have {x.shape[1]} channels, but there are {num_bands} bands in {num_axes}D: give a "
                 f"multiple of {num_bands}."

@@ -8,10 +8,18 @@ import torch
 from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
-from monai_synth.errors import ConfigError, GeometryError
-from monai_synth.networks.blocks import build_norm, check_norm, check_spatial_dims, init_weights, use_channels_last
-
-_is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
+from monai_synth.errors import ConfigError
+from monai_synth.networks.blocks import (
+    build_norm,
+    check_channels,
+    check_norm,
+    check_num_values,
+    check_positive,
+    check_spatial_dims,
+    check_stride,
+    init_weights,
+    use_channels_last,
+)
 
 
 class _DoubleConv(nn.Module):
@@ -89,7 +97,11 @@ class LGGUNet(nn.Module):
         check_norm(norm)
         if num_downs < 1:
             raise ConfigError(f"num_downs={num_downs} leaves no level to skip over; choose 1 or more (published: 4).")
+        check_positive(in_channels=in_channels, out_channels=out_channels, channels=channels)
         self.stride = 2**num_downs
+        self.in_channels = in_channels
+        self.spatial_dims = spatial_dims
+        self.norm = norm
         widths = [channels * 2**level for level in range(num_downs + 1)]
         self.downs = nn.ModuleList(
             _DoubleConv(
@@ -128,30 +140,16 @@ class LGGUNet(nn.Module):
         Raises:
             GeometryError: if a size is not a multiple of ``stride``.
         """
-        _check_size(image, self.stride)
+        check_channels(image, self.in_channels, self.spatial_dims)
+        check_stride(image, self.stride)
         x = image
         skips: list[Tensor] = []
         for down in self.downs:
             x = down(x)
             skips.append(x)
             x = self.pool(x)
+        check_num_values(x, self.norm, self.training)
         x = self.bottleneck(x)
         for up in self.ups:
             x = up(x, skips.pop())
         return self.last_act(self.head(x))
-
-
-def _check_size(image: Tensor, stride: int) -> None:
-    """Refuse an image that cannot be halved often enough; a trace does not check, see :func:`blocks.check_stride`."""
-    if _is_tracing():
-        return
-    is_wrong = False
-    for length in image.shape[2:]:
-        if length % stride != 0 or length == 0:
-            is_wrong = True
-    if is_wrong:
-        raise GeometryError(
-            f"The image has size {list(image.shape[2:])}, but this segmenter halves it down to 1/{stride}: each size "
-            f"must be a multiple of {stride}. Pad the image and crop the segmentation, or build the segmenter with "
-            "fewer levels."
-        )

@@ -27,8 +27,8 @@ class MultiScaleDiscriminator(nn.Module):
             counts one layer more: its ``n_layers_D`` 4 is the same depth.
         num_scales: number of discriminators, ``num_D`` of the originals; each sees half the size of the one before.
         norm: ``"batch"``, ``"instance"``, ``"group"`` or ``"none"``; the first layer and the head have none.
-        conv_bias: whether the convolutions between the first and the head have a bias. ``None`` is as published: all
-            of pix2pixHD's, in front of batch norm too; with ``use_spectral_norm`` (SPADE) none in front of a norm.
+        conv_bias: whether the convolutions between the first and the head have a bias: in pix2pixHD all have one, in
+            front of batch norm too; in SPADE (``use_spectral_norm``) none in front of a norm.
         use_spectral_norm: normalise the weights between the first layer and the head spectrally, as SPADE does.
         use_sigmoid: return probabilities instead of logits. The losses of this package take logits.
         max_channels: widest layer.
@@ -49,7 +49,7 @@ class MultiScaleDiscriminator(nn.Module):
         num_layers: int = 3,
         num_scales: int = 2,
         norm: str = "instance",
-        conv_bias: bool | None = None,
+        conv_bias: bool = True,
         use_spectral_norm: bool = False,
         use_sigmoid: bool = False,
         max_channels: int = 512,
@@ -67,8 +67,6 @@ class MultiScaleDiscriminator(nn.Module):
                 f"num_layers={num_layers} leaves no layer of stride 2; choose 1 or more (published: 3). "
                 "PatchDiscriminator(num_layers=0) judges single pixels, at one scale."
             )
-        if conv_bias is None:
-            conv_bias = norm == "none" or not use_spectral_norm
         # Each scale sees half the size before it, rounded up. The last must see two values along each axis: instance
         # norm has no variance on a single one.
         self.min_size = 2 ** (num_scales - 1) + 1

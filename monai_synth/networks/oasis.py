@@ -12,12 +12,22 @@ from torch.nn import functional
 
 from monai_synth.errors import ConfigError
 from monai_synth.networks.activation_checkpointing import run_checkpointed
-from monai_synth.networks.blocks import check_norm, check_spatial_dims, check_stride, init_weights, use_channels_last
+from monai_synth.networks.blocks import (
+    check_dimensions,
+    check_kernel_size,
+    check_norm,
+    check_num_values,
+    check_positive,
+    check_spatial_dims,
+    check_stride,
+    init_weights,
+    is_scripting,
+    use_channels_last,
+)
 from monai_synth.networks.noise import join_noise
 from monai_synth.networks.spade_block import SpadeResBlock, resize_nearest
 
 _MULTIPLES = (16, 16, 16, 8, 4, 2, 1)  # widths of the stem and the six blocks, in multiples of channels
-_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 
 
 class OASISGenerator(nn.Module):
@@ -53,7 +63,7 @@ class OASISGenerator(nn.Module):
         *,
         spatial_dims: int = 2,
         in_channels: int,
-        out_channels: int = 3,
+        out_channels: int = 1,
         channels: int = 64,
         noise_channels: int = 64,
         edge_channels: int = 0,
@@ -69,6 +79,7 @@ class OASISGenerator(nn.Module):
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_norm(norm)
+        check_positive(in_channels=in_channels, out_channels=out_channels, channels=channels)
         if noise_channels < 0:
             raise ConfigError(f"noise_channels={noise_channels} is negative; choose 0 (none) or more (published: 64).")
         if not 0 <= edge_channels < in_channels:
@@ -76,11 +87,13 @@ class OASISGenerator(nn.Module):
                 f"edge_channels={edge_channels} leaves no labels among in_channels={in_channels}, which counts both. "
                 "Choose 0 (none, as published) or fewer than in_channels."
             )
-        if kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size={kernel_size} has no centre; choose an odd number (published: 3).")
+        check_kernel_size(kernel_size)
         self.stride = 32
+        self.norm = norm
+        self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.noise_channels = noise_channels
+        self.is_noise_guessed = False  # set by an import that cannot tell noise from labels
         self.edge_channels = edge_channels
         self.activation_checkpointing = activation_checkpointing
         conv = Conv["conv", spatial_dims]
@@ -121,11 +134,19 @@ class OASISGenerator(nn.Module):
             GeometryError: if a size is not a multiple of ``stride``, or the noise has another size.
             ConfigError: if the channels are not those of the network.
         """
+        check_dimensions(condition, self.spatial_dims)
         check_stride(condition, self.stride)
         # Noise, labels, edges: the one copy at full size. Each resolution gets its own once, whatever the number of
         # normalisations there.
-        joined = join_noise(condition, noise, in_channels=self.in_channels, noise_channels=self.noise_channels)
+        joined = join_noise(
+            condition,
+            noise,
+            in_channels=self.in_channels,
+            noise_channels=self.noise_channels,
+            is_guessed=self.is_noise_guessed,
+        )
         x = self.stem(resize_nearest(joined, [length // self.stride for length in joined.shape[2:]]))
+        check_num_values(x, self.norm, self.training)
         for i, block in enumerate(self.blocks):
             if i > 0:
                 x = self.upsample(x)
@@ -134,7 +155,7 @@ class OASISGenerator(nn.Module):
             if self.edge_channels > 0:
                 edges = labels[:, -self.edge_channels :]
                 labels = labels[:, : -self.edge_channels]
-            if self.activation_checkpointing and self.training and not _is_scripting():
+            if self.activation_checkpointing and self.training and not is_scripting():
                 x = run_checkpointed(block, [x, labels] if edges is None else [x, labels, edges])
             else:
                 x = block(x, labels, edges)

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from monai_synth.errors import ConfigError
 from monai_synth.networks.activation_checkpointing import run_checkpointed
-from monai_synth.networks.blocks import check_spatial_dims, init_weights, use_channels_last
+from monai_synth.networks.blocks import check_spatial_dims, init_weights, is_scripting, use_channels_last
 from monai_synth.networks.spectral_norm import spectral_norm
 
 _MULTIPLES = (1, 1, 2, 2, 4, 4)  # widths of the six levels, in multiples of channels
-_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 
 
 class _Block(nn.Module):
@@ -146,7 +145,7 @@ class OASISDiscriminator(nn.Module):
         """
         skips: list[Tensor] = [x]
         for down in self.downs:
-            if self.activation_checkpointing and self.training and not _is_scripting():
+            if self.activation_checkpointing and self.training and not is_scripting():
                 x = run_checkpointed(down, [x])
             else:
                 x = down(x)
@@ -156,7 +155,7 @@ class OASISDiscriminator(nn.Module):
         for j, up in enumerate(self.ups):
             if j > 0:
                 x = torch.cat([skips.pop(), x], dim=1)
-            if self.activation_checkpointing and self.training and not _is_scripting():
+            if self.activation_checkpointing and self.training and not is_scripting():
                 x = run_checkpointed(up, [x])
             else:
                 x = up(x)

@@ -10,7 +10,9 @@ from monai_synth.errors import ConfigError, GeometryError
 from monai_synth.networks.antialias import BlurDown
 from monai_synth.networks.blocks import (
     build_norm,
+    check_channels,
     check_norm,
+    check_positive,
     check_spatial_dims,
     has_conv_bias,
     init_weights,
@@ -104,7 +106,10 @@ class PatchDiscriminator(nn.Module):
             raise ConfigError(f"num_layers={num_layers} is negative; choose 0 (single pixels) or more (published: 3).")
         if padding not in (1, 2):
             raise ConfigError(f"padding={padding} is not known; choose 1 (pix2pix) or 2 (pix2pixHD, SPADE).")
+        check_positive(in_channels=in_channels, channels=channels)
         self.num_layers = num_layers
+        self.in_channels = in_channels
+        self.spatial_dims = spatial_dims
         # What leaves one output value; with padding 2 maps never shrink below 2.
         self.min_size = 1 if num_layers == 0 else 2 if padding == 2 else 3 * 2**num_layers
         bias = has_conv_bias(norm) if conv_bias is None else conv_bias
@@ -148,6 +153,7 @@ class PatchDiscriminator(nn.Module):
         Raises:
             GeometryError: if the image is too small for the depth.
         """
+        check_channels(x, self.in_channels, self.spatial_dims)
         if min(x.shape[2:]) < self.min_size:
             raise GeometryError(
                 f"The image has size {list(x.shape[2:])}, but a patch discriminator with num_layers={self.num_layers} "

@@ -9,10 +9,8 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
 from monai_synth.errors import ConfigError, GeometryError
-from monai_synth.networks.blocks import init_weights, use_channels_last
+from monai_synth.networks.blocks import init_weights, is_tracing, use_channels_last
 from monai_synth.networks.resnet_parts import LayerChain, ResNetParts, check_size
-
-_is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 class _Enhancer(nn.Module):
@@ -241,7 +239,7 @@ def average_over_instances(features: Tensor, instances: Tensor) -> Tensor:
     Raises:
         GeometryError: if the shapes do not belong together.
     """
-    if not _is_tracing():
+    if not is_tracing():
         _check_instances(features, instances)
     # A float32 sum over the voxels of a volume stops growing; MPS has no float64.
     exact = torch.float32 if features.device.type == "mps" else torch.float64

@@ -4,7 +4,9 @@ A new network adds one entry here and inherits the battery of tests/networks/tes
 """
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ class NetworkEntry:
         network: its class.
         summary: what it is, in a few words.
         paper: where it was published.
-        published: arguments of the publication.
+        published: arguments of the publication; not to be changed.
         example: channels of a published file, for counting parameters.
     """
 
@@ -43,8 +45,12 @@ class NetworkEntry:
     network: type[nn.Module]
     summary: str
     paper: str
-    published: dict[str, Any] = field(default_factory=dict)
-    example: dict[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Any] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("published", "example"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
 
 _RGB = {"in_channels": 3, "out_channels": 3}
@@ -256,6 +262,16 @@ def list_generators() -> list[str]:
 def list_discriminators() -> list[str]:
     """Names that :func:`build` takes for discriminators, sorted."""
     return [name for name in list_networks() if _ENTRIES[name].kind == "discriminator"]
+
+
+def list_encoders() -> list[str]:
+    """Names that :func:`build` takes for encoders and samplers of features, sorted."""
+    return [name for name in list_networks() if _ENTRIES[name].kind == "encoder"]
+
+
+def list_segmenters() -> list[str]:
+    """Names that :func:`build` takes for segmentation networks, sorted."""
+    return [name for name in list_networks() if _ENTRIES[name].kind == "segmenter"]
 
 
 def describe(name: str) -> NetworkEntry:

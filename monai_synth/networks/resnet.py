@@ -8,7 +8,7 @@ published files into it.
 from torch import Tensor
 
 from monai_synth.errors import ConfigError
-from monai_synth.networks.blocks import init_weights, use_channels_last
+from monai_synth.networks.blocks import check_channels, check_positive, init_weights, use_channels_last
 from monai_synth.networks.resnet_parts import LayerChain, ResNetParts, check_size
 
 
@@ -89,6 +89,7 @@ class ResNetGenerator(LayerChain):
                 f"num_downs={num_downs}, num_blocks={num_blocks}: a ResNet generator halves at least once and has no "
                 "fewer than 0 blocks (published: 2 and 9, pix2pixHD 4 and 9)."
             )
+        check_positive(in_channels=in_channels, out_channels=out_channels, channels=channels)
         widths = [channels * 2**level for level in range(num_downs + 1)]
         super().__init__(
             [
@@ -101,6 +102,8 @@ class ResNetGenerator(LayerChain):
             activation_checkpointing=activation_checkpointing,
         )
         self.stride = 2**num_downs
+        self.in_channels = in_channels
+        self.spatial_dims = spatial_dims
         self.min_size = parts.min_size(self.stride)
         self.min_values = parts.min_values
         init_weights(self, init_type, init_gain)
@@ -120,6 +123,7 @@ class ResNetGenerator(LayerChain):
         Raises:
             GeometryError: if a size is no such multiple, or too small.
         """
+        check_channels(condition, self.in_channels, self.spatial_dims)
         check_size(condition, self.stride, self.min_size, self.min_values)
         return self.run_layers(condition)
 

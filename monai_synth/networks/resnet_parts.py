@@ -19,12 +19,12 @@ from monai_synth.networks.blocks import (
     check_stride,
     check_upsample,
     has_conv_bias,
+    is_scripting,
+    is_tracing,
 )
 
 PADDINGS = ("reflect", "replicate", "zero")
 _WIDE = 3  # padding of the 7x7 convolutions of stem and head, always by reflection
-_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
-_is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 def _reflection_pad(spatial_dims: int, width: int) -> nn.Module:
@@ -191,7 +191,7 @@ class LayerChain(nn.Module):
 
     def run_layers(self, x: Tensor) -> Tensor:
         """What ``forward`` does, under a name that a network made of one chain can call."""
-        if self.activation_checkpointing and self.training and not _is_scripting():
+        if self.activation_checkpointing and self.training and not is_scripting():
             return self.collect(x, [])[0]
         for layer in self.layers:
             x = layer(x)
@@ -227,7 +227,8 @@ class LayerChain(nn.Module):
 
     def _may_be_in_place(self, index: int) -> bool:
         """Whether this layer overwrites what it gets, or hands it to one that does."""
-        return isinstance(self.layers[index], (nn.ReLU, nn.Identity))
+        layer = self.layers[index]
+        return isinstance(layer, nn.Identity) or bool(getattr(layer, "inplace", False))
 
 
 def check_size(condition: Tensor, stride: int, min_size: int, min_values: int) -> None:
@@ -243,7 +244,7 @@ def check_size(condition: Tensor, stride: int, min_size: int, min_values: int) -
             :attr:`ResNetParts.min_values`.
     """
     check_stride(condition, stride)
-    if _is_tracing():
+    if is_tracing():
         return
     size = condition.shape[2:]
     is_small = False
@@ -255,8 +256,8 @@ def check_size(condition: Tensor, stride: int, min_size: int, min_values: int) -
     if is_small:
         raise GeometryError(
             f"The condition has size {list(size)}, but this network reflects its values at the borders, which needs "
-            f"at least {min_size} along each axis. Use larger images or patches, or a generator with a smaller "
-            "num_downs or with padding='replicate', which is content with less."
+            f"at least {min_size} along each axis. Use larger images or patches, or fewer num_downs; with "
+            "padding='reflect', padding='replicate' asks for half as much."
         )
     if num_values < min_values:
         raise GeometryError(

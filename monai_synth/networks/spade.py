@@ -12,13 +12,23 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_synth.errors import ConfigError, GeometryError
+from monai_synth.errors import ConfigError
 from monai_synth.networks.activation_checkpointing import run_checkpointed
-from monai_synth.networks.blocks import check_norm, check_spatial_dims, check_stride, init_weights, use_channels_last
+from monai_synth.networks.blocks import (
+    check_channels,
+    check_kernel_size,
+    check_norm,
+    check_num_values,
+    check_positive,
+    check_spatial_dims,
+    check_stride,
+    init_weights,
+    is_scripting,
+    use_channels_last,
+)
 from monai_synth.networks.spade_block import SpadeResBlock, resize_nearest
 
 UPSAMPLINGS = ("normal", "more", "most")
-_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 _STEM_MULTIPLE = 16
 _PUBLISHED_SIZE = 256  # pixels along each axis of the published images
 
@@ -63,7 +73,7 @@ class SPADEGenerator(nn.Module):
         self,
         *,
         spatial_dims: int = 2,
-        in_channels: int = 1,
+        in_channels: int,
         out_channels: int = 1,
         channels: int = 64,
         upsampling: str = "normal",
@@ -81,15 +91,18 @@ class SPADEGenerator(nn.Module):
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_norm(norm)
+        check_positive(in_channels=in_channels, out_channels=out_channels, channels=channels)
         if upsampling not in UPSAMPLINGS:
             raise ConfigError(f"upsampling={upsampling!r} is not known; choose one of {', '.join(UPSAMPLINGS)}.")
         if upsampling == "most" and channels < 2:
             raise ConfigError(f"channels={channels} cannot be halved as upsampling='most' does; choose 2 or more.")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size={kernel_size} has no middle; choose an odd one (published: 3).")
+        check_kernel_size(kernel_size)
+        if noise_channels < 0:
+            raise ConfigError(f"noise_channels={noise_channels} is negative; choose 0 (none) or more (published: 256).")
         conv = Conv["conv", spatial_dims]
         self.stride = 2 ** (5 + UPSAMPLINGS.index(upsampling))
         self.in_channels = in_channels
+        self.spatial_dims = spatial_dims
         self.noise_channels = noise_channels
         self.norm = norm
         self.activation_checkpointing = activation_checkpointing
@@ -140,12 +153,8 @@ class SPADEGenerator(nn.Module):
             ConfigError: if condition or noise have other channels than the network.
             GeometryError: if a size is not a multiple of ``stride``, or too small to be normalised.
         """
+        check_channels(condition, self.in_channels, self.spatial_dims)
         check_stride(condition, self.stride)
-        if condition.shape[1] != self.in_channels:
-            raise ConfigError(
-                f"The condition has {condition.shape[1]} channels, but this generator takes {self.in_channels}. "
-                "One-hot encode the labels that it was trained on."
-            )
         size = [length // self.stride for length in condition.shape[2:]]
         if self.noise_channels > 0:
             x = self._decode(condition, noise, size)
@@ -155,14 +164,15 @@ class SPADEGenerator(nn.Module):
                     "This generator takes no noise. Leave it out, or build the generator with noise_channels."
                 )
             x = self.stem(resize_nearest(condition, size))
-        self._check_num_values(x)
+        check_num_values(x, self.norm, self.training)
         for i, block in enumerate(self.blocks):
             if self.is_doubled[i]:
                 x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-            if self.activation_checkpointing and self.training and not _is_scripting():
-                x = run_checkpointed(block, [x, condition])
+            labels = resize_nearest(condition, list(x.shape[2:]))  # once, for all norms of the block
+            if self.activation_checkpointing and self.training and not is_scripting():
+                x = run_checkpointed(block, [x, labels])
             else:
-                x = block(x, condition)
+                x = block(x, labels)
         return torch.tanh(self.head(functional.leaky_relu(x, 0.2, inplace=True)))
 
     def _decode(self, condition: Tensor, noise: Tensor | None, size: list[int]) -> Tensor:
@@ -180,17 +190,6 @@ class SPADEGenerator(nn.Module):
         grid = self.stem(noise.to(condition.dtype)).reshape(shape)
         # Also where the size fits: a trace would bake the choice in.
         return functional.interpolate(grid, size=size, mode="nearest")
-
-    def _check_num_values(self, x: Tensor) -> None:
-        """Refuse a smallest grid that leaves the norm one value only."""
-        values = x.numel() // x.shape[1]
-        if self.norm == "instance":
-            values = values // x.shape[0]
-        if values == 1 and (self.norm == "instance" or (self.norm == "batch" and self.training)):
-            raise GeometryError(
-                f"The condition has size {[self.stride] * (x.ndim - 2)}: its smallest grid is one value per channel, "
-                f"which {self.norm} norm cannot normalise. Use larger patches, or another norm or a larger batch."
-            )
 
 
 def _check_latent_size(

@@ -3,6 +3,8 @@
 Built on ``torch.nn.utils.parametrize``, with the state-dict names of ``torch.nn.utils.parametrizations.spectral_norm``
 (``parametrizations.weight.original``, ``.0._u``, ``.0._v``). Torch's own class updates u before v; the older one that
 SPADE and OASIS were trained with updates v before u, so the same file would train on differently.
+
+As every parametrized layer of torch, such a network cannot be pickled or scripted: pass its state dict, or fold it.
 """
 
 import copy
@@ -72,14 +74,17 @@ def spectral_norm(layer: nn.Module) -> nn.Module:
 
 def has_spectral_norm(layer: nn.Module) -> bool:
     """Whether a layer's weight is spectrally normalised."""
-    return parametrize.is_parametrized(layer, "weight")
+    if not parametrize.is_parametrized(layer, "weight"):
+        return False
+    return isinstance(layer.get_submodule("parametrizations.weight.0"), SpectralNorm)
 
 
 def fold_spectral_norm(network: nn.Module) -> nn.Module:
     """Copy a network with plain, already normalised weights.
 
-    Same outputs in eval mode, faster, and exportable: TorchScript cannot script a parametrized layer. The copy has the
-    state-dict keys of the same network built with ``use_spectral_norm=False``. It is not meant to be trained.
+    Same outputs in eval mode, faster, and scriptable: ``torch.jit.script`` cannot compute the weight of a parametrized
+    layer (tracing and ONNX can). The copy has the state-dict keys of the same network built with
+    ``use_spectral_norm=False`` and otherwise equal arguments. It is not meant to be trained.
     """
     twin = copy.deepcopy(network).eval()
     for layer in list(twin.modules()):

@@ -118,7 +118,7 @@ class StyleEncoder(nn.Module):
             image: ``(B, in_channels, *spatial)`` in [-1, 1].
 
         Returns:
-            Mean and logarithm of the variance, each ``(B, noise_channels)``.
+            Mean and logarithm of the variance, each ``(B, noise_channels)``, in float32 also under autocast.
         """
         x = image
         if list(x.shape[2:]) != self.image_size:
@@ -126,7 +126,7 @@ class StyleEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x)
         x = x.flatten(1)
-        return self.mu(x), self.logvar(x)
+        return self.mu(x).float(), self.logvar(x).float()
 
     @staticmethod
     def sample(mu: Tensor, logvar: Tensor) -> Tensor:

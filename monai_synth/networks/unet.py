@@ -1,8 +1,8 @@
 """The U-Net generator of pix2pix (Isola et al. 2017), in 2D and 3D.
 
 Every level halves the image with a 4x4 convolution of stride 2; on the way up each level gets the feature map of the
-same size from the way down. At its defaults the network is the published one, value for value, and
-``import_checkpoint`` reads the published files into it.
+same size from the way down. The network is the published one, value for value (which trains with ``dropout=0.5``; the
+default here is 0), and ``import_checkpoint`` reads the published files into it.
 """
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from monai_synth.errors import ConfigError
 from monai_synth.networks.blocks import (
     build_norm,
+    check_channels,
     check_norm,
+    check_positive,
     check_spatial_dims,
     check_stride,
     check_upsample,
@@ -138,7 +140,10 @@ class UNetGenerator(nn.Module):
             raise ConfigError(f"num_downs={num_downs} leaves no level to skip over; choose 2 or more (published: 8).")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout} is not a probability below 1; choose 0 to 0.9 (published: 0.5).")
+        check_positive(in_channels=in_channels, out_channels=out_channels, channels=channels)
         self.stride = 2**num_downs
+        self.in_channels = in_channels
+        self.spatial_dims = spatial_dims
         widths = [channels * min(2**level, _MAX_MULTIPLE) for level in range(num_downs)]
         bias = has_conv_bias(norm)
         last = num_downs - 1
@@ -185,6 +190,7 @@ class UNetGenerator(nn.Module):
         Raises:
             GeometryError: if a size is not a multiple of ``stride``.
         """
+        check_channels(condition, self.in_channels, self.spatial_dims)
         check_stride(condition, self.stride)
         x = condition
         skips: list[Tensor] = []

@@ -13,13 +13,23 @@ from torch import Tensor, nn
 
 from monai_synth.errors import ConfigError
 from monai_synth.networks.activation_checkpointing import run_checkpointed
-from monai_synth.networks.blocks import check_norm, check_spatial_dims, check_stride, init_weights, use_channels_last
+from monai_synth.networks.blocks import (
+    check_dimensions,
+    check_kernel_size,
+    check_norm,
+    check_num_values,
+    check_positive,
+    check_spatial_dims,
+    check_stride,
+    init_weights,
+    is_scripting,
+    use_channels_last,
+)
 from monai_synth.networks.haar import HaarUp
 from monai_synth.networks.noise import join_noise
 from monai_synth.networks.spade_block import SpadeResBlock, resize_nearest
 from monai_synth.networks.wavelet_block import ResidualWaveletBlock
 
-_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 _LAST_MULTIPLE = 4
 _MAX_MULTIPLE = 64
 
@@ -54,7 +64,7 @@ class WaveletGenerator(nn.Module):
         *,
         spatial_dims: int = 2,
         in_channels: int,
-        out_channels: int = 3,
+        out_channels: int = 1,
         channels: int = 16,
         num_blocks: int = 6,
         noise_channels: int = 64,
@@ -70,12 +80,12 @@ class WaveletGenerator(nn.Module):
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_norm(norm)
+        check_positive(in_channels=in_channels, out_channels=out_channels, channels=channels)
         if num_blocks < 1:
             raise ConfigError(f"num_blocks={num_blocks} leaves no block; choose 1 or more (published: 6).")
         if noise_channels < 0:
             raise ConfigError(f"noise_channels={noise_channels} is negative; choose 0 (none) or more (published: 64).")
-        if kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size={kernel_size} has no centre; choose an odd number (published: 3).")
+        check_kernel_size(kernel_size)
         num_bands = 2**spatial_dims
         widths = [channels * min(_MAX_MULTIPLE, _LAST_MULTIPLE * 2**i) for i in reversed(range(num_blocks))]
         if channels < 1 or widths[-1] % num_bands != 0:
@@ -84,8 +94,11 @@ class WaveletGenerator(nn.Module):
                 f"of the {num_bands} bands of a {spatial_dims}D image. Choose an even number (published: 16)."
             )
         self.stride = 2**num_blocks
+        self.norm = norm
+        self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.noise_channels = noise_channels
+        self.is_noise_guessed = False  # set by an import that cannot tell noise from labels
         self.activation_checkpointing = activation_checkpointing
         conv = Conv["conv", spatial_dims]
         self.stem = conv(noise_channels + in_channels, widths[0], 3, padding=1)
@@ -130,11 +143,12 @@ class WaveletGenerator(nn.Module):
         """
         joined = self._join(condition, noise)
         x = self._start(joined)
+        check_num_values(x, self.norm, self.training)
         for i, block in enumerate(self.blocks):
             if i > 0:
                 x = self.upsample(x)
             labels = resize_nearest(joined, list(x.shape[2:]))
-            if self.activation_checkpointing and self.training and not _is_scripting():
+            if self.activation_checkpointing and self.training and not is_scripting():
                 x = run_checkpointed(block, [x, labels])
             else:
                 x = block(x, labels)
@@ -142,8 +156,15 @@ class WaveletGenerator(nn.Module):
 
     def _join(self, condition: Tensor, noise: Tensor | None) -> Tensor:
         """Noise and labels; all that the blocks see of either."""
+        check_dimensions(condition, self.spatial_dims)
         check_stride(condition, self.stride)
-        return join_noise(condition, noise, in_channels=self.in_channels, noise_channels=self.noise_channels)
+        return join_noise(
+            condition,
+            noise,
+            in_channels=self.in_channels,
+            noise_channels=self.noise_channels,
+            is_guessed=self.is_noise_guessed,
+        )
 
     def _start(self, joined: Tensor) -> Tensor:
         return self.stem(resize_nearest(joined, [length // self.stride for length in joined.shape[2:]]))
@@ -170,7 +191,7 @@ class ResidualWaveletGenerator(WaveletGenerator):
         for block in self.blocks:
             # The normalisations see images, which are twice as large as their coefficients.
             labels = resize_nearest(joined, [2 * length for length in x.shape[2:]])
-            if self.activation_checkpointing and self.training and not _is_scripting():
+            if self.activation_checkpointing and self.training and not is_scripting():
                 x = run_checkpointed(block, [x, labels])
             else:
                 x = block(x, labels)

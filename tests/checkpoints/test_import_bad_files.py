@@ -5,7 +5,7 @@ import argparse
 import pytest
 import torch
 
-from monai_synth.checkpoints import import_checkpoint
+from monai_synth.checkpoints import import_checkpoint, load_network, write_imported
 from monai_synth.checkpoints.importers import FAMILIES
 from monai_synth.errors import CheckpointError, ConfigError
 
@@ -83,6 +83,7 @@ def test_a_folder_gives_the_averaged_weights_first(tmp_path, unet_state):
     assert import_checkpoint(tmp_path).report.file.endswith("latest_EMA.pth")
     torch.save(unet_state, tmp_path / "best_EMA.pth")
     assert import_checkpoint(tmp_path).report.file.endswith("best_EMA.pth")
+    assert "best_EMA.pth was taken, not latest_D.pth" in str(import_checkpoint(tmp_path).report)
     notes = import_checkpoint(tmp_path / "latest_G.pth").report.notes
     assert any("latest_EMA.pth" in note for note in notes)
 
@@ -104,3 +105,46 @@ def test_an_import_does_not_depend_on_a_wrapper(tmp_path, unet_state):
         network = import_checkpoint(tmp_path / name).network
         assert torch.allclose(network.downs[0].conv.weight, unet_state["model.model.0.weight"], atol=1e-3)
         assert network.downs[0].conv.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("hints", [{"dropout": "high"}, {"dropout": -1}])
+def test_a_hint_of_the_wrong_kind_is_named(golden_dir, hints):
+    with pytest.raises(ConfigError, match="dropout"):
+        import_checkpoint(golden_dir / OLD_UNET, **hints)
+
+
+@pytest.mark.parametrize("hints", [{"noise_channels": "abc"}, {"in_channels": "abc"}, {"noise_channels": 1.5}])
+def test_a_noise_width_of_the_wrong_kind_is_named(golden_dir, tmp_path, hints):
+    import numpy as np
+
+    golden = np.load(golden_dir / "oasis_G_instance_nonoise.npz")
+    state = {key.removeprefix("sd/"): torch.from_numpy(golden[key]) for key in golden.files if key.startswith("sd/")}
+    torch.save(state, tmp_path / "best_G.pth")
+    with pytest.raises(ConfigError, match="channels="):
+        import_checkpoint(tmp_path / "best_G.pth", **hints)
+
+
+def test_our_own_file_is_recognised_by_its_record(golden_dir, tmp_path):
+    write_imported(import_checkpoint(golden_dir / OLD_UNET), tmp_path / "model.pt")
+    refused(tmp_path / "model.pt", "is a file of monai_synth already", "load_network")
+
+
+def test_an_import_leaves_the_seed_alone(golden_dir):
+    torch.manual_seed(3)
+    import_checkpoint(golden_dir / OLD_UNET)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_a_written_import_is_a_network_again(golden_dir, tmp_path):
+    imported = import_checkpoint(golden_dir / OLD_UNET)
+    file, _ = write_imported(imported, tmp_path / "model.pt")
+    network = load_network(file)
+    assert not network.training
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network(x), imported.network(x))
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(CheckpointError, match="network_def"):
+        load_network(file)

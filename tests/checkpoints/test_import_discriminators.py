@@ -159,7 +159,13 @@ def test_options_of_pix2pixhd_follow_from_the_file(tmp_path, layout, options):
     "options", [*OPTIONS, {"norm": "none"}, {"use_spectral_norm": False, "conv_bias": False, "norm": "batch"}]
 )
 def test_options_of_spade_follow_from_the_file(tmp_path, options):
-    options = {"in_channels": 2, "channels": 3, "use_spectral_norm": True, **options}
+    options = {
+        "in_channels": 2,
+        "channels": 3,
+        "use_spectral_norm": True,
+        "conv_bias": options.get("norm") == "none",
+        **options,
+    }
     check_round_trip(MultiScaleDiscriminator(**options), as_spade, tmp_path)
 
 
@@ -187,9 +193,9 @@ def check_round_trip(network, layout, folder):
 def test_a_sigmoid_leaves_no_trace_and_is_a_hint(shared_dir, tmp_path):
     state, x = read_golden(shared_dir, "p2phd_D2_nofeat_sigmoid_batch")
     logits, probabilities = load(state, tmp_path), load(state, tmp_path, use_sigmoid=True)
-    assert "sigmoid" in str(logits.report)
-    assert "use_sigmoid=True" in str(logits.report)
-    assert "use_sigmoid" not in logits.network_def
+    assert "check use_sigmoid=False: A sigmoid at the end leaves no trace" in str(logits.report)
+    assert "use_sigmoid=True, as given" in str(probabilities.report)
+    assert logits.network_def["use_sigmoid"] is False
     assert probabilities.network_def["use_sigmoid"] is True
     with torch.no_grad():
         for a, b in zip(logits.network(x), probabilities.network(x), strict=True):
@@ -211,7 +217,7 @@ def test_statistics_of_an_old_instance_norm_are_dropped_with_the_reason(tmp_path
 
 
 def test_spectral_norm_of_torch_04_is_read(tmp_path):
-    network = MultiScaleDiscriminator(in_channels=2, channels=3, use_spectral_norm=True).eval()
+    network = MultiScaleDiscriminator(in_channels=2, channels=3, use_spectral_norm=True, conv_bias=False).eval()
     folded = fold_spectral_norm(network)
     state = {key: value for key, value in as_spade(network).items() if not key.endswith("weight_v")}
     for scale, layer in ((s, j) for s in (0, 1) for j in (1, 2, 3)):
@@ -227,7 +233,7 @@ def test_spectral_norm_of_torch_04_is_read(tmp_path):
 
 
 def test_a_folded_network_has_plain_weights(tmp_path):
-    network = MultiScaleDiscriminator(in_channels=2, channels=3, use_spectral_norm=True).eval()
+    network = MultiScaleDiscriminator(in_channels=2, channels=3, use_spectral_norm=True, conv_bias=False).eval()
     found = load(as_spade(network), tmp_path, fold_spectral_norm=True)
     assert found.network_def["use_spectral_norm"] is False
     twin = MultiScaleDiscriminator(**{key: value for key, value in found.network_def.items() if key != "_target_"})
@@ -278,7 +284,8 @@ def test_the_lgg_unet_reads_its_shape_from_the_file(tmp_path, options):
     assert set(found.report.used.values()) == set(found.network.state_dict())
     expected = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "channels": 32, "num_downs": 4, **options}
     assert {key: found.network_def[key] for key in expected} == expected
-    assert "use_sigmoid=False" in str(found.report)
+    assert "check use_sigmoid=True" in str(found.report)
+    assert not load(state, tmp_path, use_sigmoid=False).network_def["use_sigmoid"]
 
 
 @pytest.mark.parametrize(

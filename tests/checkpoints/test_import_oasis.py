@@ -94,11 +94,11 @@ def test_the_width_of_the_noise_is_guessed_and_said(tmp_path):
     torch.save(state, tmp_path / "latest_EMA.pth")
     found = import_checkpoint(tmp_path / "latest_EMA.pth")
     assert (found.network_def["in_channels"], found.network_def["noise_channels"]) == (11, 0)
-    assert "11 channels. Taken: 0 of noise" in str(found.report)
+    assert "check noise_channels=0: The file tells only the sum of noise and labels, 11 channels" in str(found.report)
     condition, noise = torch.randn(1, 5, 32, 32), torch.randn(1, 6)
     with torch.no_grad():
         assert torch.equal(found.network(condition, noise), network(condition, noise))
-    with pytest.raises(ConfigError, match=r"condition has 5 channels.*import_checkpoint\(file, noise_channels"):
+    with pytest.raises(ConfigError, match=r"condition has 5 channels.*noise_channels"):
         found.network(condition)
 
 
@@ -107,7 +107,8 @@ def test_a_hint_wins(tmp_path, hints):
     torch.save(official_state()[1], tmp_path / "latest_EMA.pth")
     found = import_checkpoint(tmp_path / "latest_EMA.pth", **hints)
     assert (found.network_def["in_channels"], found.network_def["noise_channels"]) == (5, 6)
-    assert "as told" in str(found.report)
+    assert "as given" in str(found.report)
+    assert not found.report.guesses
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_hint_wins(tmp_path, hints):
 )
 def test_a_hint_that_does_not_add_up_is_refused(tmp_path, hints):
     torch.save(official_state()[1], tmp_path / "latest_EMA.pth")
-    with pytest.raises(ConfigError, match="together they are 11"):
+    with pytest.raises(ConfigError, match="together they must be 11"):
         import_checkpoint(tmp_path / "latest_EMA.pth", **hints)
 
 

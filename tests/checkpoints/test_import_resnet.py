@@ -83,7 +83,7 @@ def test_statistics_of_an_old_instance_norm_are_dropped_with_the_reason(shared_d
     }
     assert found.report.dropped
     assert all("torch 0.3" in reason for reason in found.report.dropped.values())
-    assert "padding='reflect' is set" in str(found.report)
+    assert "check padding='reflect'" in str(found.report)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,11 @@ def test_hints_win_and_unknown_ones_are_refused(tmp_path):
     found = import_checkpoint(file, padding="replicate", dropout=0.25)
     assert (found.network_def["padding"], found.network_def["dropout"]) == ("replicate", 0.25)
     assert found.network.layers[10].pad.__class__.__name__ == "ReplicationPad2d"
+    assert "padding='replicate', as given" in str(found.report)
+    with pytest.raises(CheckpointError, match="padding='zero' does not fit this file"):
+        import_checkpoint(file, padding="zero")
+    with pytest.raises(CheckpointError, match="has num_blocks=1 by its entries, so num_blocks=9 cannot be right"):
+        import_checkpoint(file, num_blocks=9)
     with pytest.raises(ConfigError, match="no argument n_blocks"):
         import_checkpoint(file, n_blocks=9)
 
@@ -152,7 +157,7 @@ def test_dropout_is_seen_in_the_places_of_the_layers(tmp_path):
     }
     found = import_checkpoint(save(moved, tmp_path))
     assert found.network_def["dropout"] == 0.5
-    assert "dropout=0.5 is set" in str(found.report)
+    assert "check dropout=0.5" in str(found.report)
     assert "train mode" in str(found.report)
 
 

@@ -64,7 +64,7 @@ def test_everything_is_read_from_keys_and_shapes(shared_dir, tmp_path):
         "norm": "batch",
         "use_spectral_norm": True,
     }
-    assert "upsampling='more'" in str(found.report)
+    assert "check upsampling='normal'" in str(found.report)
 
 
 def test_more_is_said_by_the_user(shared_dir, tmp_path):
@@ -73,7 +73,8 @@ def test_more_is_said_by_the_user(shared_dir, tmp_path):
     found = import_checkpoint(file, upsampling="more")
     assert found.network.stride == 64
     assert found.network_def["norm"] == "instance"
-    assert not found.report.notes
+    assert found.report.notes == ("upsampling='more', as given.",)
+    assert not found.report.guesses
     with pytest.raises(ConfigError, match="no argument num_upsampling_layers"):
         import_checkpoint(file, num_upsampling_layers="more")
 
@@ -123,10 +124,10 @@ def test_the_vae_is_recognised_and_its_grid_taken_as_square(shared_dir, tmp_path
     assert (found.network_def["noise_channels"], found.network_def["latent_size"]) == (8, [2, 2])
     assert found.network_def["in_channels"] == 5
     assert not found.network_def["use_spectral_norm"]
-    assert "latent_size=[2, 2] is set" in str(found.report)
+    assert "check latent_size=[2, 2]" in str(found.report)
     found = import_checkpoint(save(state, tmp_path), latent_size=(1, 4))
     assert found.network.latent_size == [1, 4]
-    assert "latent_size" not in str(found.report)
+    assert "check latent_size" not in str(found.report)
 
 
 def test_a_grid_that_is_no_square_has_to_be_named(tmp_path):

@@ -147,9 +147,9 @@ def test_volumes_of_odd_size_go_through_the_inferer():
 def test_a_size_that_is_no_multiple_names_size_stride_and_way_out():
     network = LGGUNet(channels=2)
     assert network.stride == 16
-    with pytest.raises(GeometryError, match=r"\[16, 40\].*multiple of 16.*Pad the image"):
+    with pytest.raises(GeometryError, match=r"\[16, 40\].*multiple of 16.*VolumeInferer"):
         network(torch.zeros(1, 3, 16, 40))
-    with pytest.raises(torch.jit.Error, match=r"GeometryError: The image has size \[16, 40\]"):
+    with pytest.raises(torch.jit.Error, match=r"GeometryError: The input has size \[16, 40\]"):
         torch.jit.script(network)(torch.zeros(1, 3, 16, 40))
 
 

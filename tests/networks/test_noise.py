@@ -4,7 +4,7 @@ import torch
 from monai_synth.errors import ConfigError, GeometryError
 from monai_synth.networks.noise import join_noise
 
-CHANNELS = {"in_channels": 3, "noise_channels": 4}
+CHANNELS = {"in_channels": 3, "noise_channels": 4, "is_guessed": False}
 
 
 @pytest.mark.parametrize("size", [(5, 6), (4, 3, 2)])
@@ -26,9 +26,11 @@ def test_one_normal_vector_per_image_is_drawn_where_none_is_given():
     torch.manual_seed(0)
     condition = torch.randn(500, 1, 2, 2)
     torch.manual_seed(1)
-    joined = join_noise(condition, None, in_channels=1, noise_channels=4)
+    joined = join_noise(condition, None, in_channels=1, noise_channels=4, is_guessed=False)
     torch.manual_seed(1)
-    assert torch.equal(joined, join_noise(condition, torch.randn(500, 4), in_channels=1, noise_channels=4))
+    assert torch.equal(
+        joined, join_noise(condition, torch.randn(500, 4), in_channels=1, noise_channels=4, is_guessed=False)
+    )
     noise = joined[:, :4]
     assert torch.equal(noise, noise[..., :1, :1].expand_as(noise))
     assert float(noise[..., 0, 0].mean()) == pytest.approx(0, abs=0.1)
@@ -37,13 +39,15 @@ def test_one_normal_vector_per_image_is_drawn_where_none_is_given():
 
 def test_without_noise_channels_the_condition_is_handed_over():
     condition = torch.randn(2, 3, 5, 6)
-    assert join_noise(condition, None, in_channels=3, noise_channels=0) is condition
+    assert join_noise(condition, None, in_channels=3, noise_channels=0, is_guessed=False) is condition
 
 
 def test_only_the_sum_of_the_channels_counts():
     # A published file does not say where its noise ends.
-    joined = join_noise(torch.randn(1, 5, 2, 2), torch.randn(1, 2), **CHANNELS)
+    joined = join_noise(torch.randn(1, 5, 2, 2), torch.randn(1, 2), **{**CHANNELS, "is_guessed": True})
     assert joined.shape[1] == 7
+    with pytest.raises(ConfigError, match="noise has 2 channels"):
+        join_noise(torch.randn(1, 5, 2, 2), torch.randn(1, 2), **CHANNELS)
 
 
 def test_noise_takes_the_precision_of_the_condition():

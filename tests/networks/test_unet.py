@@ -97,7 +97,7 @@ def test_a_size_that_is_no_multiple_names_size_stride_and_way_out():
     network = UNetGenerator(channels=2, num_downs=3)
     with pytest.raises(GeometryError, match=r"\[16, 20\].*multiple of 8.*VolumeInferer"):
         network(torch.zeros(1, 1, 16, 20))
-    with pytest.raises(torch.jit.Error, match=r"GeometryError: The condition has size \[16, 20\]"):
+    with pytest.raises(torch.jit.Error, match=r"GeometryError: The input has size \[16, 20\]"):
         torch.jit.script(network)(torch.zeros(1, 1, 16, 20))
 
 

@@ -39,14 +39,14 @@ def test_parameter_counts_are_the_published_ones(shared_dir):
         # Four unused norms see the labels.
         unused_here = unused + 4 * (num_labels - 35) * 128 * 9
         with torch.device("meta"):
-            network = ResidualWaveletGenerator(in_channels=num_labels)
+            network = ResidualWaveletGenerator(in_channels=num_labels, out_channels=3)
         assert sum(p.numel() for p in network.parameters()) + unused_here == published
 
 
 @pytest.mark.parametrize("network_class", CLASSES.values())
 def test_published_widths_halve_towards_the_image(network_class):
     with torch.device("meta"):
-        network = network_class(in_channels=35)
+        network = network_class(in_channels=35, out_channels=3)
     assert network.stride == 64
     widths = [block.conv_1.weight.shape[0] for block in network.blocks]
     assert widths == [16 * multiple for multiple in (64, 64, 32, 16, 8, 4)]
@@ -90,7 +90,7 @@ def test_state_dict_keys_are_readable():
     ("condition", "noise", "error", "message"),
     [
         ((1, 2, 16, 20), None, GeometryError, r"\[16, 20\].*multiple of 8"),
-        ((1, 4, 16, 16), None, ConfigError, r"condition has 4 channels.*takes 2.*noise_channels="),
+        ((1, 4, 16, 16), None, ConfigError, r"condition has 4 channels.*takes 2.*One-hot"),
         ((1, 2, 16, 16), (1, 4), ConfigError, r"noise has 4 channels and the condition 2.*takes 3 \+ 2"),
     ],
 )

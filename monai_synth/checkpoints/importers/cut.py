@@ -45,7 +45,6 @@ def _translate_antialiased_patchgan(state: StateDict, hints: Hints) -> Translati
             "antialias": True,
         },
         placement=placement,
-        notes=("A sigmoid at the end leaves no trace in a file: the network returns logits.",),
     )
 
 

@@ -35,6 +35,7 @@ class ImportReport:
         dropped: entry of the file -> why it is not needed.
         computed: entry of our network that the file does not have -> what it was computed from.
         filled: entries of our network that the file does not have and that keep their start value.
+        guesses: ``argument=value`` of the network that no entry tells -> why, and when it is otherwise.
         notes: what a user should know of this file.
     """
 
@@ -43,6 +44,7 @@ class ImportReport:
     dropped: dict[str, str] = field(default_factory=dict)
     computed: dict[str, str] = field(default_factory=dict)
     filled: tuple[str, ...] = ()
+    guesses: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -60,7 +62,12 @@ class ImportReport:
                 keys = [key for key in entries if entries[key] == reason]
                 named = ", ".join(keys if verbose or len(keys) < 3 else [keys[0], f"... {len(keys) - 1} more"])
                 lines.append(f"  {what} {named}: {reason}")
-        return "\n".join(lines + [f"  {note}" for note in self.notes])
+        for guess, reason in self.guesses.items():
+            name = guess.partition("=")[0]
+            lines.append(
+                f"  check {guess}: {reason} If it is otherwise, give {name} (command line: --option {name}=...)."
+            )
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,20 @@ class Placement:
 
 @dataclass(frozen=True)
 class Translation:
-    """What a family makes of a state dict: a class, its arguments, and where each entry goes."""
+    """What a family makes of a state dict: a class, its arguments, and where each entry goes.
+
+    Attributes:
+        network_class: one of ours.
+        arguments: for the class, read from keys and shapes.
+        placement: where the entries go.
+        guesses: those of the arguments that no entry tells -> why. Only these may be given by the user otherwise.
+        notes: what a user should know.
+    """
 
     network_class: type[nn.Module]
     arguments: dict[str, Any]
     placement: Placement
+    guesses: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

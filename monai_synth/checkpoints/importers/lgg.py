@@ -33,12 +33,14 @@ def _translate_lgg_unet(state: StateDict, hints: Hints) -> Translation:
             "out_channels": last.shape[0],
             "channels": first.shape[0],
             "num_downs": num_downs,
+            "use_sigmoid": True,
         },
         placement=place_layers(state, layers),
+        guesses={"use_sigmoid": "The published network returns probabilities; without the sigmoid it returns logits."},
         notes=(
-            "The network returns probabilities, as published; use_sigmoid=False makes it return logits.",
-            "It expects each channel clipped to its percentiles 10 to 99, then with mean 0 and standard deviation 1, "
-            "both over the volume.",
+            "Its input, for each volume: values below a tenth of the largest set to 0, cropped to what is not 0, "
+            "padded to a square and resized to 256 x 256, rescaled between the percentiles 10 and 99 of the volume, "
+            "then each channel to mean 0 and standard deviation 1.",
         ),
     )
 

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from monai_synth.checkpoints.importers.family import Family, Hints, Translation, place_layers
+from monai_synth.checkpoints.importers.pix2pix import SIGMOID_GUESS
 from monai_synth.checkpoints.weights import StateDict
 from monai_synth.networks.multiscale import MultiScaleDiscriminator
 
 _MAX_CHANNELS = 512
-_SIGMOID_NOTE = (
-    "A sigmoid at the end (pix2pixHD --no_lsgan) leaves no trace in a file: the network returns logits. "
-    "use_sigmoid=True makes it return probabilities."
-)
 
 
 @dataclass(frozen=True)
@@ -113,9 +110,10 @@ def _translate(state: StateDict, hints: Hints) -> Translation:
             "conv_bias": f"{second}.bias" in state,
             "use_spectral_norm": f"{second}.weight_orig" in state,
             "max_channels": widths[-1] if is_capped else max(_MAX_CHANNELS, widths[-1]),
+            "use_sigmoid": False,
         },
         placement=place_layers(state, layers, has_statistics=kind == "batch"),
-        notes=(_SIGMOID_NOTE,) if layout is _WITHOUT_FEATURES else (),
+        guesses={"use_sigmoid": SIGMOID_GUESS} if layout is _WITHOUT_FEATURES else {},
     )
 
 

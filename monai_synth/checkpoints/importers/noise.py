@@ -12,7 +12,7 @@ _AVERAGED_NOTE = (
 
 
 def find_noise(total: int, edge_channels: int, hints: Hints) -> tuple[int, str]:
-    """How many of the channels of the stem are noise, and how that is known."""
+    """How many of the channels of the stem are noise, and why that is a guess."""
     mixed = total - edge_channels  # noise and labels
     if "noise_channels" in hints or "in_channels" in hints:
         noise_channels = hints.get("noise_channels", total - hints.get("in_channels", 0))
@@ -20,14 +20,14 @@ def find_noise(total: int, edge_channels: int, hints: Hints) -> tuple[int, str]:
         if noise_channels + in_channels != total or not 0 <= noise_channels < mixed:
             raise ConfigError(
                 f"noise_channels={noise_channels} and in_channels={in_channels} do not fit this file: together they "
-                f"are {total}, of which at most {mixed - 1} noise. Give one of the two; the other follows."
+                f"must be {total}, of which at most {mixed - 1} noise. Give one of the two; the other follows."
             )
-        return noise_channels, f"The condition has {in_channels} channels and the noise {noise_channels}, as told."
+        return noise_channels, ""
     noise_channels = _PUBLISHED_NOISE if mixed > _PUBLISHED_NOISE else 0
+    edges = f", and {edge_channels} of edges" if edge_channels else ""
     return noise_channels, (
-        f"The file tells only the sum of noise and labels, {mixed} channels. Taken: {noise_channels} of noise (OASIS "
-        f"is published with {_PUBLISHED_NOISE}). If that is wrong, say import_checkpoint(file, noise_channels=...); "
-        "noise that is given at each call may have any width that adds up."
+        f"The file tells only the sum of noise and labels, {mixed} channels{edges}; published networks have "
+        f"{_PUBLISHED_NOISE} of noise (z_dim)."
     )
 
 

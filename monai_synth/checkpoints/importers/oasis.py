@@ -33,7 +33,7 @@ def _translate_oasis(state: StateDict, hints: Hints) -> Translation:
     stem, shared, last = state["fc.weight"], state["body.0.norm_0.mlp_shared.0.weight"], state["conv_img.weight"]
     # Features are joined with edges in front of every block; noise, labels and edges in front of the stem.
     edge_channels = first.shape[1] - stem.shape[0]
-    noise_channels, noise_note = find_noise(stem.shape[1], edge_channels, hints)
+    noise_channels, noise_guess = find_noise(stem.shape[1], edge_channels, hints)
     placement = place_layers(state, layers)
     return Translation(
         network_class=OASISGenerator,
@@ -50,7 +50,8 @@ def _translate_oasis(state: StateDict, hints: Hints) -> Translation:
             "use_spectral_norm": has_spectral_norm,
         },
         placement=placement,
-        notes=(noise_note, *notes_on_average(state)),
+        guesses={"noise_channels": noise_guess},
+        notes=notes_on_average(state),
     )
 
 

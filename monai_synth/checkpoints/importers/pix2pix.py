@@ -8,9 +8,11 @@ from monai_synth.networks.patch import PatchDiscriminator
 from monai_synth.networks.unet import UNetGenerator
 
 BATCH_NORM_NOTE = (
-    "The published results of this family were made in train mode (batch statistics, live dropout); "
-    "the network is handed over in eval mode, as test.py --eval."
+    "Results of pix2pix were published in train mode: statistics of the single image, and live dropout where there is "
+    "some. The network is handed over in eval mode, as test.py --eval; network.train(), one image at a time, computes "
+    "as test.py does by default."
 )
+SIGMOID_GUESS = "A sigmoid at the end leaves no trace in a file; the losses here take logits."
 
 
 def _is_pix2pix_unet(state: StateDict) -> bool:
@@ -49,11 +51,8 @@ def _translate_pix2pix_unet(state: StateDict, hints: Hints) -> Translation:
             "dropout": 0.0,
         },
         placement=placement,
-        notes=(
-            "Dropout leaves no trace in a file: dropout=0.0 is set. pix2pix trains with 0.5 by default; set that to "
-            "continue a training.",
-            BATCH_NORM_NOTE,
-        ),
+        guesses={"dropout": "Dropout leaves no trace in a file; pix2pix trains with 0.5 by default."},
+        notes=(BATCH_NORM_NOTE,) if norm == "batch" else (),
     )
 
 
@@ -90,9 +89,10 @@ def _translate_patchgan(state: StateDict, hints: Hints) -> Translation:
             "channels": first.shape[0],
             "num_layers": 0 if is_pixel else inner,
             "norm": norm,
+            "use_sigmoid": False,
         },
         placement=placement,
-        notes=("A sigmoid at the end leaves no trace in a file: the network returns logits.",),
+        guesses={"use_sigmoid": SIGMOID_GUESS},
     )
 
 

@@ -4,11 +4,12 @@ import re
 
 from monai_synth.checkpoints.importers.family import Family, Hints, Translation, find_norm, place_layers
 from monai_synth.checkpoints.importers.resnet import (
-    PADDING_NOTE,
+    PADDING_GUESS,
     find_blocks,
     find_convolutions,
     map_layers,
     read_blocks,
+    refuse_zero_padding,
 )
 from monai_synth.checkpoints.weights import StateDict
 from monai_synth.networks.pix2pixhd import FeatureEncoder, LocalEnhancer
@@ -32,6 +33,7 @@ def _translate_local(state: StateDict, hints: Hints) -> Translation:
         layers |= map_layers(state, f"model{n + 1}_2", f"enhancers.{n}.up.layers")
     norm = find_norm(state, conv="model.1", norm="model.2")
     padding, _ = read_blocks(state, "model")
+    refuse_zero_padding(padding, hints)
     stem = state[f"model{num_enhancers}_1.1.weight"]
     last = f"model{num_enhancers}_2"
     head = state[f"{last}.{find_convolutions(state, last)[-1]}.weight"]
@@ -50,7 +52,7 @@ def _translate_local(state: StateDict, hints: Hints) -> Translation:
             "padding": padding,
         },
         placement=place_layers(state, layers, has_statistics=norm == "batch"),
-        notes=(PADDING_NOTE,) if padding == "reflect" else (),
+        guesses={"padding": PADDING_GUESS} if padding == "reflect" else {},
     )
 
 

@@ -10,16 +10,14 @@ from monai_synth.checkpoints.importers.constants import refuse_other_constant
 from monai_synth.checkpoints.importers.family import Family, Hints, Translation, find_norm, place_layers
 from monai_synth.checkpoints.importers.pix2pix import BATCH_NORM_NOTE
 from monai_synth.checkpoints.weights import StateDict
+from monai_synth.errors import CheckpointError
 from monai_synth.networks.antialias import BLUR_DOWN_TAPS, BLUR_UP_TAPS, blur_kernel
 from monai_synth.networks.resnet import ResNetGenerator
 
-PADDING_NOTE = (
-    "A file does not tell whether residual blocks reflect or replicate the border: padding='reflect' is set, as in all "
-    "published networks."
+PADDING_GUESS = (
+    "A file does not tell whether residual blocks reflect or replicate the border; all published ones reflect."
 )
-_DROPOUT_NOTE = (
-    "The network was built with dropout in its residual blocks; dropout=0.5 is set, which is the original's."
-)
+_DROPOUT_GUESS = "The residual blocks have dropout, but a file does not tell how much; the original has 0.5."
 _BLUR = "constant blur, which our network makes itself"
 # Where the two convolutions of a residual block are -> whether zeros are padded, whether there is dropout.
 _BLOCKS: dict[tuple[int, ...], tuple[bool, bool]] = {
@@ -69,6 +67,15 @@ def read_blocks(state: StateDict, source: str) -> tuple[str, bool]:
     return "zero" if has_zeros else "reflect", has_dropout
 
 
+def refuse_zero_padding(padding: str, hints: Hints) -> None:
+    """Stop where a user says ``padding="zero"`` of a file whose layers are counted as with other padding."""
+    if padding != "zero" and hints.get("padding") == "zero":
+        raise CheckpointError(
+            "padding='zero' does not fit this file: with zeros its convolutions would have other numbers. Leave the "
+            "option out, or give padding='replicate'."
+        )
+
+
 def _is_resnet(state: StateDict) -> bool:
     stem = state.get("model.1.weight")
     if stem is None or set(stem.shape[2:]) != {7} or not any(".conv_block." in key for key in state):
@@ -95,11 +102,7 @@ def _translate_resnet(state: StateDict, hints: Hints) -> Translation:
         placement.dropped[key] = _BLUR
     padding, has_dropout = read_blocks(state, "model")
     stem, head = state["model.1.weight"], state[f"model.{convs[-1]}.weight"]
-    notes = {
-        PADDING_NOTE: padding == "reflect",
-        _DROPOUT_NOTE: has_dropout,
-        BATCH_NORM_NOTE: has_dropout or norm == "batch",
-    }
+    refuse_zero_padding(padding, hints)
     return Translation(
         network_class=ResNetGenerator,
         arguments={
@@ -117,7 +120,9 @@ def _translate_resnet(state: StateDict, hints: Hints) -> Translation:
             "antialias_up": any(place > blocks[0] for place in blurs),
         },
         placement=placement,
-        notes=tuple(note for note, is_true in notes.items() if is_true),
+        guesses=({"padding": PADDING_GUESS} if padding == "reflect" else {})
+        | ({"dropout": _DROPOUT_GUESS} if has_dropout else {}),
+        notes=(BATCH_NORM_NOTE,) if norm == "batch" and not blurs else (),
     )
 
 

@@ -48,23 +48,19 @@ def _translate_generator(state: StateDict, hints: Hints) -> Translation:
         "norm": "batch" if "head_0.norm_0.param_free_norm.running_mean" in state else "instance",
         "use_spectral_norm": "head_0.conv_0.weight_orig" in state,
     }
-    notes = []
-    if arguments["upsampling"] == "normal" and "upsampling" not in hints:
-        notes.append(
-            "Files of --num_upsampling_layers normal and more have the same entries: upsampling='normal' (images of "
-            "256 pixels) is set. For images of 512, such as the published Cityscapes, say upsampling='more'."
+    guesses = {}
+    if arguments["upsampling"] == "normal":
+        guesses["upsampling"] = (
+            "Files of --num_upsampling_layers normal and more have the same entries; normal is for images of 256 "
+            "pixels, more for 512, such as the published Cityscapes."
         )
     fc = state["fc.weight"]
     if fc.ndim == 2:  # the VAE
         num_cells = fc.shape[0] // width
         arguments["noise_channels"] = fc.shape[1]
-        if "latent_size" not in hints:
-            arguments["latent_size"] = _find_square(num_cells, shared.ndim - 2, "latent_size")
-            notes.append(
-                f"The VAE starts from {num_cells} values per channel: latent_size={arguments['latent_size']} is set. "
-                "Say another one if the images were not square."
-            )
-    return Translation(SPADEGenerator, arguments, place_layers(state, layers), tuple(notes))
+        arguments["latent_size"] = hints.get("latent_size") or _find_square(num_cells, shared.ndim - 2, "latent_size")
+        guesses["latent_size"] = f"The VAE starts from {num_cells} values per channel; square images are assumed."
+    return Translation(SPADEGenerator, arguments, place_layers(state, layers), guesses)
 
 
 def _translate_encoder(state: StateDict, hints: Hints) -> Translation:
@@ -86,10 +82,12 @@ def _translate_encoder(state: StateDict, hints: Hints) -> Translation:
         "norm": "batch" if has_batch_norm else "none" if "layer1.0.bias" in state else "instance",
         "use_spectral_norm": has_spectral_norm,
     }
-    if "image_size" not in hints:
-        grid = _find_square(mu.shape[1] // last.shape[0], spatial_dims, "image_size")
-        arguments["image_size"] = [length * 2**num_layers for length in grid]
-    return Translation(StyleEncoder, arguments, place_layers(state, layers, has_statistics=has_batch_norm))
+    num_cells = mu.shape[1] // last.shape[0]
+    arguments["image_size"] = hints.get("image_size") or [
+        length * 2**num_layers for length in _find_square(num_cells, spatial_dims, "image_size")
+    ]
+    guesses = {"image_size": f"The last map has {num_cells} values per channel; square images are assumed."}
+    return Translation(StyleEncoder, arguments, place_layers(state, layers, has_statistics=has_batch_norm), guesses)
 
 
 def _find_square(num_cells: int, spatial_dims: int, hint: str) -> list[int]:
@@ -97,8 +95,8 @@ def _find_square(num_cells: int, spatial_dims: int, hint: str) -> list[int]:
     side = round(num_cells ** (1 / spatial_dims))
     if side**spatial_dims != num_cells:
         raise CheckpointError(
-            f"The file has a grid of {num_cells} values per channel, which is no square: say "
-            f"import_checkpoint(file, {hint}=...)."
+            f"The file has a grid of {num_cells} values per channel, which is no square: give {hint} "
+            f"(command line: --option {hint}=[height,width])."
         )
     return [side] * spatial_dims
 

@@ -49,7 +49,7 @@ def _translate_generator(state: StateDict, hints: Hints) -> Translation:
     if is_residual:
         placement.dropped.update({key: _UNUSED for key in state if ".norm_s." in key})
     stem, shared, head = state["fc.weight"], state["body.0.norm_0.mlp_shared.0.weight"], state["conv_img.conv.weight"]
-    noise_channels, noise_note = find_noise(stem.shape[1], 0, hints)
+    noise_channels, noise_guess = find_noise(stem.shape[1], 0, hints)
     return Translation(
         network_class=ResidualWaveletGenerator if is_residual else WaveletGenerator,
         arguments={
@@ -65,7 +65,8 @@ def _translate_generator(state: StateDict, hints: Hints) -> Translation:
             "use_spectral_norm": "body.0.conv_0.weight_orig" in state,
         },
         placement=placement,
-        notes=(noise_note, *notes_on_average(state)),
+        guesses={"noise_channels": noise_guess},
+        notes=notes_on_average(state),
     )
 
 
@@ -90,7 +91,7 @@ def _translate_discriminator(state: StateDict, hints: Hints) -> Translation:
     placement = place_layers(state, layers)
     _drop_constants(state, placement)
     stem, linear = state["from_rgbs.0.conv.0.weight"], state["final_linear.0.weight"]
-    image_size, size_note = _find_image_size(num_blocks, linear.shape[1] // linear.shape[0], hints)
+    image_size, size_guess = _find_image_size(num_blocks, linear.shape[1] // linear.shape[0], hints)
     return Translation(
         network_class=WaveletDiscriminator,
         arguments={
@@ -101,27 +102,26 @@ def _translate_discriminator(state: StateDict, hints: Hints) -> Translation:
             "max_channels": linear.shape[0],
         },
         placement=placement,
-        notes=(size_note,),
+        guesses={"image_size": size_guess},
     )
 
 
 def _find_image_size(num_blocks: int, num_positions: int, hints: Hints) -> tuple[list[int], str]:
     """The size of the images, of which a file tells only the depth and the number of positions in the last map."""
     if "image_size" in hints:
-        return list(hints["image_size"]), "The image size is the one that was told."
+        return list(hints["image_size"]), ""
     for ratio in (1, 2):
         height = math.isqrt(num_positions // ratio)
         if ratio * height**2 == num_positions:
             scale = 2 ** (num_blocks + 1)
             size = [scale * height, scale * height * ratio]
             return size, (
-                f"The file does not tell the shape of its images: image_size={size} is taken "
-                f"({'square' if ratio == 1 else 'twice as wide as high'}). If they are of another shape, say "
-                "import_checkpoint(file, image_size=[height, width])."
+                "The file does not tell the shape of its images; taken are images "
+                f"{'as wide as high' if ratio == 1 else 'twice as wide as high'}."
             )
     raise CheckpointError(
         f"The last map of this discriminator has {num_positions} positions, which is no square and no double square. "
-        "Say import_checkpoint(file, image_size=[height, width])."
+        "Give image_size (command line: --option image_size=[height,width])."
     )
 
 
