@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -178,10 +179,20 @@ def checkpoint_import(
 
 
 @app.command("networks")
-def networks() -> None:
-    """List every network by its registry name: kind, parameters as published, what it is, paper."""
+def networks(
+    name: Annotated[str | None, typer.Argument(help="Describe one network: class, arguments, shapes.")] = None,
+) -> None:
+    """List every network by its registry name: kind, parameters with published channels, what it is, paper."""
     from monai_synth.networks.registry import count_parameters, describe, list_networks
 
+    if name is not None:
+        entry = describe(name)
+        settings = ", ".join(f"{key}={value!r}" for key, value in {**entry.published, **entry.example}.items())
+        typer.echo(f"{name}: {entry.network.__module__}.{entry.network.__qualname__}, {entry.kind}")
+        typer.echo(f"{entry.summary} ({entry.paper}). Published: {settings}: {count_parameters(name):,} parameters\n")
+        typer.echo(inspect.getdoc(entry.network))
+        typer.echo("\nforward:\n" + (inspect.getdoc(entry.network.forward) or ""))
+        return
     rows = [(name, describe(name)) for name in list_networks()]
     for kind in ("generator", "discriminator", "encoder", "segmenter"):
         for name, entry in rows:

@@ -156,3 +156,9 @@ def test_networks_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(list_networks())
     assert any(line.split()[:3] == ["pix2pix_unet", "generator", "54,413,955"] for line in lines)
+    assert _run(monkeypatch, "networks", "oasis") == 0
+    text = capsys.readouterr().out
+    assert "monai_synth.networks.oasis.OASISGenerator, generator" in text
+    assert "noise_channels" in text
+    assert _run(monkeypatch, "networks", "oasys") == 1
+    assert "There is no network 'oasys'" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import csv
 import io
 import operator
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ Array = TypeVar("Array", np.ndarray, torch.Tensor)
 # The scale factor in the header of a NIfTI file leaves rounding; `monai-synth manifest check` allows as much.
 _TOLERANCE = 1e-3
 _MAX_LISTED = 5
+_MAX_ID = 2**62
 _MAX_KNOWN = 12
 
 
@@ -74,7 +76,7 @@ class LabelTable:
         if self.unknown_id is not None:
             object.__setattr__(self, "unknown_id", _id(self.unknown_id))
         for what, values in (("id", self.ids), ("name", self.names)):
-            if twice := sorted({value for value in values if values.count(value) > 1}):
+            if twice := [value for value, count in Counter(values).items() if count > 1]:
                 raise LabelError(f"The label table has the {what} {twice[0]!r} several times; each must be there once.")
 
     @classmethod
@@ -327,6 +329,8 @@ def _id(label: Any) -> int:
         raise LabelError(f"Id {label!r} in the label table is not a whole number; ids are 0, 1, 2, ...") from error
     if value < 0 or isinstance(label, bool):
         raise LabelError(f"Id {label!r} in the label table: ids are whole numbers from 0 (background) on.")
+    if value > _MAX_ID:
+        raise LabelError(f"Id {label!r} in the label table is larger than any image can hold ({_MAX_ID}).")
     return value
 
 

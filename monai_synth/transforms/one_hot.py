@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_synth.data.labels import LabelTable
-from monai_synth.errors import LabelError
+from monai_synth.errors import ConfigError, LabelError
 
 __all__ = ["CheckLabelsd", "LabelsFromOneHotd", "OneHotd", "read_label_map"]
 
@@ -109,11 +109,11 @@ class LabelsFromOneHotd(MapTransform):
     Args:
         keys: one-hot channels, probabilities or logits ``(num_classes, *spatial)``.
         table: as in :class:`OneHotd`.
-        dtype: type of the result, large enough for the ids.
+        dtype: type of the result, an integer type that is large enough for the ids.
         allow_missing_keys: skip keys that a case does not have.
 
     Raises:
-        ConfigError: if ``table`` is no label table.
+        ConfigError: if ``table`` is no label table, or ``dtype`` cannot hold its ids.
         LabelError: if the table breaks its rules.
     """
 
@@ -127,6 +127,14 @@ class LabelsFromOneHotd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.table = LabelTable.of(table)
         self.dtype = dtype
+        if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
+            raise ConfigError(f"dtype={dtype}: label maps are whole numbers; choose torch.uint8, int16 or int32.")
+        largest = max(*self.table.ids, self.table.unknown_id or 0)
+        if largest > torch.iinfo(dtype).max:
+            raise ConfigError(
+                f"dtype={dtype} ends at {torch.iinfo(dtype).max}, but the label table has the id {largest}. Choose a "
+                "larger type."
+            )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Decode the channels; voxels that are zero in all of them become ``unknown_id``.
@@ -143,6 +151,8 @@ class LabelsFromOneHotd(MapTransform):
                     f"{key!r} has {scores.shape[0]} channels (shape {tuple(scores.shape)}), the label table "
                     f"{self.table.num_classes} classes. Use the table that it was made with."
                 )
+            if scores.is_floating_point() and bool(scores.isnan().any()):
+                raise LabelError(f"{key!r} holds NaN: there is no strongest channel. Look at what made it.")
             channels = scores.argmax(dim=0, keepdim=True)
             is_empty = (scores == 0).all(dim=0, keepdim=True)
             if bool(is_empty.any()):

@@ -185,3 +185,40 @@ def test_a_plane_is_no_volume() -> None:
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         VolumeInferer(**options)
+
+
+class _Noisy(torch.nn.Module):
+    """Its image is its noise."""
+
+    stride, noise_channels = 1, 1
+
+    def forward(self, condition: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        noise = torch.randn(len(condition), 1) if noise is None else noise
+        return noise[..., None, None].expand(-1, 1, *condition.shape[2:])
+
+
+def test_all_slices_of_a_volume_share_one_noise_vector():
+    out = VolumeInferer(axis=2, batch_size=2)(torch.zeros(2, 1, 3, 4, 5), _Noisy())
+    assert out.shape == (2, 1, 3, 4, 5)
+    for volume in out:
+        assert volume.max() == volume.min()
+    assert float(out[0].mean()) != float(out[1].mean())
+
+
+def test_noise_of_another_number_of_volumes_is_refused():
+    with pytest.raises(GeometryError, match="there are 1 volumes"):
+        VolumeInferer(axis=2, batch_size=2)(torch.zeros(1, 1, 3, 4, 5), _Noisy(), noise=torch.zeros(2, 1))
+
+
+def test_a_network_of_a_smallest_size_gets_it():
+    class Picky(torch.nn.Module):
+        stride, min_size = 4, 16
+
+        def forward(self, condition: torch.Tensor) -> torch.Tensor:
+            assert min(condition.shape[2:]) >= 16
+            assert all(length % 4 == 0 for length in condition.shape[2:])
+            return condition
+
+    volume = torch.randn(1, 1, 5, 19, 2)
+    assert torch.equal(VolumeInferer(axis=2)(volume, Picky()), volume)
+    assert torch.equal(VolumeInferer(axis=None)(volume, Picky()), volume)

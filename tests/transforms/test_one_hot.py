@@ -168,3 +168,15 @@ def test_real_label_maps_of_mr(shared_dir: Path) -> None:
     assert torch.equal(LabelsFromOneHotd("seg", table)(out)["seg"].as_tensor(), data["seg"].as_tensor().int())
     with pytest.raises(LabelError, match=r"aseg\.nii\.gz \('seg'\): .* voxels\)"):
         OneHotd("seg", {0: "background", 2: "left white matter"})(data)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bool])
+def test_a_type_that_cannot_hold_the_ids_is_refused(dtype):
+    with pytest.raises(ConfigError, match="dtype="):
+        LabelsFromOneHotd("labels", {0: "air", 300: "bone"}, dtype=dtype)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    decode = LabelsFromOneHotd("labels", ["air", "bone"])
+    with pytest.raises(LabelError, match="NaN"):
+        decode({"labels": torch.full((2, 3, 3), float("nan"))})
