@@ -41,8 +41,9 @@ demo: $(INSTALLED)
 		--manifest $(DEMO_MANIFEST) --output_dir $(DEMO_RUN) $(DEMO_OPTIONS)
 	$(BIN)/monai-synth report $(DEMO_RUN)
 
+# One thread a worker: two threads in each of two workers on two cores wait for one another most of the time.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --run-slow

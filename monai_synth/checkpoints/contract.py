@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from monai_synth.data.intensity import Intensity, to_dict
 from monai_synth.errors import CheckpointError, ConfigError
+from monai_synth.networks.structure import fingerprint
 
 
 def read_record(checkpoint: str | Path) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def refuse_other_contract(
     *,
     spacing_mm: Sequence[float] | None = None,
     settings: Mapping[str, Any] | None = None,
+    network: nn.Module | None = None,
 ) -> None:
     """Stop before a model is used with other windows or voxel sizes than it was trained with: HU would be wrong unseen.
 
@@ -47,6 +51,8 @@ def refuse_other_contract(
         intensity: the contract about to be used, by key.
         spacing_mm: what images are resampled to; ``None`` keeps the native grid.
         settings: options of the network, such as ``channels``, as they would be used.
+        network: the generator about to be used; one whose weights fit but that pads or doubles in another way would
+            give other images unseen.
 
     Raises:
         ConfigError: with the trained value and the way to give it.
@@ -62,11 +68,17 @@ def refuse_other_contract(
                 f"trained values: {options}."
             )
     trained_mm = record.get("spacing_mm")
-    # Imported weights have a record that says nothing of voxel sizes.
-    if "spacing_mm" in record and trained_mm != (None if spacing_mm is None else list(spacing_mm)):
+    is_trained = bool(record) and "imported_from" not in record  # an import says nothing of voxel sizes
+    if is_trained and trained_mm != (None if spacing_mm is None else list(spacing_mm)):
         raise ConfigError(
             f"The model {checkpoint} was trained at spacing_mm = {trained_mm}, but would be used at {spacing_mm}. Give "
             f'--spacing_mm "{trained_mm}".'
+        )
+    trained_as = record.get("networks", {}).get("generator", {}).get("fingerprint")
+    if network is not None and trained_as is not None and trained_as != fingerprint(network):
+        raise ConfigError(
+            f"The model {checkpoint} was trained with another generator than network_def describes: its layers have "
+            "other options. Give the config files and --network_def options of the training."
         )
     trained_settings = record.get("settings", {})
     for name, given in (settings or {}).items():

@@ -7,6 +7,7 @@ from monai_synth.data.labels import LabelTable
 from monai_synth.data.manifest import Manifest, read_manifest
 from monai_synth.data.manifest_check import check_manifest, require_sound_manifest
 from monai_synth.data.slices import SliceDataset
+from monai_synth.data.unpaired import UnpairedDataset
 
 __all__ = [
     "CaseDataset",
@@ -15,6 +16,7 @@ __all__ = [
     "Manifest",
     "Percentiles",
     "SliceDataset",
+    "UnpairedDataset",
     "Window",
     "ZScore",
     "check_manifest",

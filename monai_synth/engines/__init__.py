@@ -1,12 +1,20 @@
 """Adversarial training and whole-volume evaluation on MONAI's and Ignite's engines."""
 
 from monai_synth.engines.batches import prepare_synthesis_batch
+from monai_synth.engines.compiling import compile_player
 from monai_synth.engines.distributed import distribute, local_device, start_process_group, stop_process_group
 from monai_synth.engines.evaluation import EvaluationTables, refuse_leakage
 from monai_synth.engines.evaluator import SynthesisEvaluator
 from monai_synth.engines.options import refuse_unknown_options
 from monai_synth.engines.preflight import check_cohort
-from monai_synth.engines.schedules import linear_decay
+from monai_synth.engines.schedules import (
+    cosine_decay,
+    late_linear_decay,
+    linear_decay,
+    per_iteration,
+    step_decay,
+    warm_up,
+)
 from monai_synth.engines.trainer import SynthesisTrainer, autocast_dtype
 
 __all__ = [
@@ -15,12 +23,18 @@ __all__ = [
     "SynthesisTrainer",
     "autocast_dtype",
     "check_cohort",
+    "compile_player",
+    "cosine_decay",
     "distribute",
+    "late_linear_decay",
     "linear_decay",
     "local_device",
+    "per_iteration",
     "prepare_synthesis_batch",
     "refuse_leakage",
     "refuse_unknown_options",
     "start_process_group",
+    "step_decay",
     "stop_process_group",
+    "warm_up",
 ]

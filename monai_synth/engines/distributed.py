@@ -48,7 +48,9 @@ def stop_process_group() -> None:
         time.sleep(0.5)
 
 
-def distribute(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+def distribute(
+    network: nn.Module, device: torch.device, *, find_unused_parameters: bool = False
+) -> DistributedDataParallel:
     """Wrap a network so that all processes share its gradients.
 
     On GPUs batch norms become synchronised ones. On CPUs PyTorch has none: each process normalises with its own
@@ -57,8 +59,15 @@ def distribute(network: nn.Module, device: torch.device) -> DistributedDataParal
     Args:
         network: on any device.
         device: of this process.
+        find_unused_parameters: expect that some parameters get no gradient for a while, as in ``fix_trunk_epochs`` of
+            :class:`monai_synth.objectives.Pix2PixHD`; costs a walk through the graph in every iteration.
     """
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        return DistributedDataParallel(network.to(device), device_ids=[device.index], output_device=device.index)
-    return DistributedDataParallel(network.to(device))
+        return DistributedDataParallel(
+            network.to(device),
+            device_ids=[device.index],
+            output_device=device.index,
+            find_unused_parameters=find_unused_parameters,
+        )
+    return DistributedDataParallel(network.to(device), find_unused_parameters=find_unused_parameters)

@@ -9,7 +9,7 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from monai.utils import ForwardMode
-from torch import nn
+from torch import Tensor, nn
 
 from monai_synth.engines.batches import prepare_synthesis_batch
 from monai_synth.engines.trainer import autocast_dtype
@@ -49,6 +49,8 @@ class SynthesisEvaluator(Evaluator):
         self.inferer = inferer
         self.precision = precision
         self._dtype = autocast_dtype(precision)
+        # For whoever synthesises one case again, such as a preview of several noises.
+        self.postprocess: Callable[[dict[str, Any]], Any] = postprocessing or _unchanged
         super().__init__(
             device=device,
             val_data_loader=val_data_loader,
@@ -62,14 +64,24 @@ class SynthesisEvaluator(Evaluator):
         )
 
     def _iteration(self, engine: "SynthesisEvaluator", batchdata: Mapping[str, Any]) -> dict[str, Any]:
-        condition = batchdata["condition"].to(self.state.device)
-        dtype = self._dtype or torch.bfloat16
-        with (
-            self.mode(self.network),
-            torch.autocast(condition.device.type, dtype=dtype, enabled=self._dtype is not None),
-        ):
-            pred = self.inferer(condition, self.network)
+        pred = self.synthesise(batchdata["condition"])
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
-        self.state.output = {**batchdata, "pred": pred.float().to(batchdata["condition"].device)}
+        self.state.output = {**batchdata, "pred": pred}
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
+
+    def synthesise(self, condition: Tensor) -> Tensor:
+        """Run the network in evaluation mode; the result is in network range, on the device of ``condition``.
+
+        Args:
+            condition: ``(B, C, *spatial)``.
+        """
+        given = condition.to(self.state.device)
+        dtype = self._dtype or torch.bfloat16
+        with self.mode(self.network), torch.autocast(given.device.type, dtype=dtype, enabled=self._dtype is not None):
+            pred: Tensor = self.inferer(given, self.network)
+        return pred.float().to(condition.device)
+
+
+def _unchanged(item: dict[str, Any]) -> dict[str, Any]:
+    return item

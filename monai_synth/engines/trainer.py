@@ -7,25 +7,31 @@ handlers work on it unchanged.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
-from monai.engines.workflow import Workflow
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from monai_synth.engines.batches import prepare_synthesis_batch
+from monai_synth.engines.distributed import stop_process_group
+from monai_synth.engines.epoch_batches import EpochBatches
+from monai_synth.engines.gradients import clip_gradients, gradient_norm, name_nonfinite, warn_of_unreached
+from monai_synth.engines.turns import Turn, Turns, frozen
 from monai_synth.errors import ConfigError, DivergenceError
 from monai_synth.handlers import share_buffers
+from monai_synth.handlers.outputs import unpack_single
 from monai_synth.objectives import Objective
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Loss scaling starts at 65536 and halves where gradients overflow; so far down, they do at any scale.
+_SMALLEST_SCALE = 2.0**-20
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -50,27 +56,35 @@ class SynthesisTrainer(Trainer):
     summed in float32 whatever the precision of the networks.
 
     ``engine.state.output`` holds the batch's ``condition``, ``target`` and ``pred``, every named loss, and their sum as
-    ``loss`` (which MONAI's loggers and ``--tracking mlflow`` read).
+    ``loss`` (which MONAI's loggers and ``--tracking mlflow`` read). ``engine.state.is_step`` says whether optimisers
+    have stepped, ``engine.state.stepped_players`` whose.
+
+    A loss or a gradient that is not finite ends the training before it reaches the weights. (Under fp16 a gradient that
+    overflows leaves out one step and lowers the scale instead, as usual.)
 
     Args:
         device: where the batches go; the players must be there already.
         max_epochs: number of epochs in all, those before a resume included.
         train_data_loader: yields dictionaries with ``condition``, ``target`` and, where the objective wants it,
             ``mask``.
-        objective: the method, see ``monai_synth.objectives``.
+        objective: the method, see ``monai_synth.objectives``. If it has ``start_epoch(epoch)``, that is called at the
+            start of every epoch, from 1.
         optimizers: one for each player, under the player's name.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (autocast on the device at hand; fp16 with loss scaling).
         accumulation_steps: number of batches whose gradients are averaged before a step; an incomplete group at the
             end of an epoch is averaged over its own number of batches.
         clip_norm: largest L2 norm of a player's gradient; ``None`` does not clip.
+        player_intervals: players that take their turn less often, see :class:`monai_synth.engines.turns.Turns`:
+            ``{"generator": 5}`` are five steps of the discriminator to one of the generator.
         prepare_batch: moves a batch to the device.
         postprocessing, key_train_metric, additional_metrics, train_handlers: as in MONAI's trainers.
-        decollate: split outputs into items, as ``postprocessing`` and metrics of MONAI need; off by default, because
-            training uses neither.
+        decollate: split outputs into items, as ``postprocessing`` needs; off by default. Metrics work without:
+            MONAI's take ``from_engine(["pred", "target"])`` of the whole batch.
 
     Raises:
-        ConfigError: if players and optimisers do not match.
-        DivergenceError: during training, when a loss is not finite; names the term and the cases of the batch.
+        ConfigError: if players and optimisers do not match, or no loss of a player depends on its weights.
+        DivergenceError: during training, when a loss or gradient is not finite; names the term, the cases of the batch
+            and the checkpoint to resume from.
     """
 
     def __init__(
@@ -84,6 +98,7 @@ class SynthesisTrainer(Trainer):
         precision: str = "fp32",
         accumulation_steps: int = 1,
         clip_norm: float | None = None,
+        player_intervals: Mapping[str, int] | None = None,
         prepare_batch: Callable[..., dict[str, Any]] = prepare_synthesis_batch,
         postprocessing: Callable[..., Any] | None = None,
         key_train_metric: dict[str, Metric] | None = None,
@@ -91,8 +106,6 @@ class SynthesisTrainer(Trainer):
         train_handlers: Sequence[Any] | None = None,
         decollate: bool = False,
     ) -> None:
-        if accumulation_steps < 1:
-            raise ConfigError(f"accumulation_steps={accumulation_steps}: must be 1 or more.")
         self.objective = objective
         self.optimizers = dict(optimizers)
         self.precision = precision
@@ -103,6 +116,13 @@ class SynthesisTrainer(Trainer):
         # Named unlike `scaler`, which MONAI's Trainer.run() overwrites.
         self.grad_scaler = torch.amp.GradScaler(torch.device(device).type, enabled=dtype is torch.float16)
         self._check_ownership()
+        self.optimizers = {name: self.optimizers[name] for name in objective.players}  # in the objective's order
+        self._turns = Turns(list(objective.players), accumulation_steps=accumulation_steps, intervals=player_intervals)
+        self.player_intervals = self._turns.intervals
+        self._reached: set[str] = set()
+        self._batches = EpochBatches(train_data_loader)
+        # Replaced by who can save the state, such as TrainingCheckpoint.
+        self.stop_signal: AbstractContextManager[object] = nullcontext()
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -115,22 +135,54 @@ class SynthesisTrainer(Trainer):
             handlers=train_handlers,
             decollate=decollate,
         )
+        self.state.is_step, self.state.stepped_players = False, ()
+        self.state.last_checkpoint, self.state.stopped_by = None, ""
         for player in self.objective.players.values():
             self.add_event_handler(Events.EPOCH_COMPLETED, lambda _, player=player: share_buffers(player))
         dataset: Any = getattr(train_data_loader, "dataset", None)
         if hasattr(dataset, "set_epoch"):
             # Augmentation is drawn from (seed, epoch, index), so that it does not depend on the number of workers.
             self.add_event_handler(Events.EPOCH_STARTED, lambda engine: dataset.set_epoch(engine.state.epoch))
+        start_epoch = getattr(objective, "start_epoch", None)
+        if start_epoch is not None:
+            # A function of the epoch alone, so that a resumed training needs nothing else.
+            self.add_event_handler(Events.EPOCH_STARTED, lambda engine: start_epoch(engine.state.epoch))
         # Ignite's own logger repeats at INFO what the progress bar and the history say.
         self.logger.setLevel(logging.WARNING)
 
     def run(self) -> None:
-        """Train until ``max_epochs``; does nothing when a resumed training is complete already."""
+        """Train until ``max_epochs``; does nothing when a resumed training is complete already.
+
+        Raises:
+            SystemExit: with code 0, after a signal to stop was obeyed and the state saved.
+        """
         if self.state.epoch >= self.state.max_epochs:
             return
+        if self.state.epoch_length is None:
+            raise ConfigError("The data loader has no length, so epochs have no end. Use a map-style data set.")
         if self.state.epoch_length == 0:
             raise ConfigError("The data loader is empty: fewer training slices than one batch? Lower the batch size.")
-        Workflow.run(self)  # not Trainer.run(), which would make a CUDA-only scaler anew
+        with self.stop_signal:
+            # Not Trainer.run(), which would make a CUDA-only scaler anew.
+            Engine.run(self, data=self._batches, max_epochs=self.state.max_epochs)
+        if self.state.stopped_by:
+            stop_process_group()
+            raise SystemExit(0)
+
+    def skip_batches(self, num_batches: int, then: Callable[[], object]) -> None:
+        """Leave out the first batches of the next epoch, which were seen before a resume.
+
+        Args:
+            num_batches: how many.
+            then: called before the first other one is loaded.
+        """
+        self._batches.skip(num_batches, then)
+
+    def _register_handlers(self, handlers: Sequence[Any]) -> None:
+        for handler in handlers:
+            if callable(getattr(handler, "output_transform", None)):
+                handler.output_transform = unpack_single(handler.output_transform)
+        super()._register_handlers(handlers)
 
     def _check_ownership(self) -> None:
         players = self.objective.players
@@ -150,32 +202,23 @@ class SynthesisTrainer(Trainer):
                 )
 
     def _iteration(self, engine: "SynthesisTrainer", batchdata: Mapping[str, Any]) -> dict[str, Any]:
-        """One batch through every player, in the objective's order."""
+        """One batch through every player whose turn it is, in the objective's order."""
         batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking)
-        is_first, is_last, group_size = self._accumulation()
-        with self._autocast():
-            out = self.objective.generate(batch)
-        self.fire_event(IterationEvents.FORWARD_COMPLETED)
-
+        turn = self._turns.at(self.state.iteration, self.state.epoch_length)
         named: dict[str, Tensor] = {}
-        for player, optimizer in self.optimizers.items():
-            if is_first:
-                optimizer.zero_grad(set_to_none=True)
-            with self._turn_of(player):
-                with self._autocast():
-                    losses = self.objective.losses(player, batch, out)
-                total = torch.stack([term.float() for term in losses.values()]).sum()
-                self._refuse_nonfinite(player, losses, total, batchdata)
-                self.grad_scaler.scale(total / group_size).backward()
-            named |= {name: term.detach().float() for name, term in losses.items()}
-            if is_last:
-                self._step(player, optimizer)
+        # Nothing is kept for the backward pass of a player that pauses.
+        with frozen(module for name, module in self.objective.players.items() if name not in turn.players):
+            with self._autocast():
+                out = self.objective.generate(batch)
+            self.fire_event(IterationEvents.FORWARD_COMPLETED)
+            for player in turn.players:
+                named |= self._take_turn(player, turn, batch, out)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if is_last:
-            self.grad_scaler.update()
+        if turn.closes and self.grad_scaler.is_enabled():
+            self._update_scale(batchdata)
 
-        self.state.is_step = is_last
+        self.state.is_step, self.state.stepped_players = turn.closes, turn.players if turn.closes else ()
         self.state.output = {
             "condition": batch["condition"],
             "target": batch.get("target"),
@@ -186,51 +229,62 @@ class SynthesisTrainer(Trainer):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
 
-    def _accumulation(self) -> tuple[bool, bool, int]:
-        """Whether this batch opens and closes a group of accumulated gradients, and the group's size."""
-        index = (self.state.iteration - 1) % self.state.epoch_length
-        position = index % self.accumulation_steps
-        size = min(self.accumulation_steps, self.state.epoch_length - (index - position))
-        return position == 0, position == size - 1, size
+    def _take_turn(
+        self, player: str, turn: Turn, batch: Mapping[str, Any], out: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Losses, backward pass and, where the turn closes, the step of one player."""
+        optimizer = self.optimizers[player]
+        if turn.opens:
+            optimizer.zero_grad(set_to_none=True)
+        with frozen(module for name, module in self.objective.players.items() if name != player):
+            with self._autocast():
+                losses = self.objective.losses(player, batch, out)
+            total = torch.stack([term.float() for term in losses.values()]).sum()
+            if not torch.isfinite(total):
+                terms = ", ".join(f"{name} = {term.item():g}" for name, term in losses.items())
+                raise self._divergence(f"A loss of the {player} is not finite", terms, batch)
+            if not total.requires_grad:
+                raise ConfigError(
+                    f"No loss of the {player} ({', '.join(losses)}) depends on its weights, so it would never learn. "
+                    "Check that the objective looks its networks up in `players` and does not detach what it judges."
+                )
+            self.grad_scaler.scale(total / turn.size).backward()
+        if turn.closes:
+            self._step(player, optimizer, batch)
+        return {name: term.detach().float() for name, term in losses.items()}
 
-    def _step(self, player: str, optimizer: Optimizer) -> None:
-        if self.clip_norm is not None:
+    def _step(self, player: str, optimizer: Optimizer, batch: Mapping[str, Any]) -> None:
+        network = self.objective.players[player]
+        if player not in self._reached:
+            self._reached.add(player)
+            warn_of_unreached(player, network)
+        is_scaled = self.grad_scaler.is_enabled()
+        if self.clip_norm is not None or not is_scaled:
             self.grad_scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.objective.players[player].parameters(), self.clip_norm)
+            norm = gradient_norm(network)
+            if not is_scaled and not torch.isfinite(norm):
+                details = f"its losses are; parameters: {name_nonfinite(network)}"
+                raise self._divergence(f"A gradient of the {player} is not finite", details, batch)
+            if self.clip_norm is not None:
+                clip_gradients(network, norm, self.clip_norm)
         self.grad_scaler.step(optimizer)
 
-    @contextmanager
-    def _turn_of(self, player: str) -> Iterator[None]:
-        """Freeze the other players, so that no gradient is computed for them."""
-        frozen = [
-            p
-            for name, module in self.objective.players.items()
-            if name != player
-            for p in module.parameters()
-            if p.requires_grad
-        ]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
+    def _update_scale(self, batch: Mapping[str, Any]) -> None:
+        self.grad_scaler.update()
+        if (scale := self.grad_scaler.get_scale()) < _SMALLEST_SCALE:
+            raise self._divergence("Gradients are not finite in fp16 at any loss scale", f"scale {scale:g}", batch)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
             self.state.device.type, dtype=self._dtype or torch.bfloat16, enabled=self._dtype is not None
         )
 
-    def _refuse_nonfinite(
-        self, player: str, losses: Mapping[str, Tensor], total: Tensor, batchdata: Mapping[str, Any]
-    ) -> None:
-        if torch.isfinite(total):
-            return
-        terms = ", ".join(f"{name} = {term.item():g}" for name, term in losses.items())
-        cases = sorted({str(c) for c in batchdata.get("case_id", ["?"])})
-        raise DivergenceError(
-            f"A loss of the {player} is not finite at epoch {self.state.epoch}, iteration {self.state.iteration} "
-            f"({terms}; cases {', '.join(cases)}). The last checkpoint is from before. Look at these cases with "
-            "`monai-synth manifest check`, lower the learning rate, set clip_norm, or use precision='fp32'."
+    def _divergence(self, what: str, details: str, batch: Mapping[str, Any]) -> DivergenceError:
+        cases = ", ".join(sorted({str(case) for case in batch.get("case_id", ["?"])}))
+        file = self.state.last_checkpoint
+        saved = "No checkpoint was saved yet." if file is None else f"The last checkpoint, {file}, is from before."
+        return DivergenceError(
+            f"{what} at epoch {self.state.epoch}, iteration {self.state.iteration} ({details}; cases {cases}). {saved} "
+            "Look at these cases with `monai-synth manifest check`, lower the learning rate, set clip_norm, or use "
+            "precision='fp32'; then continue with --resume true, or anew."
         )

@@ -1,27 +1,39 @@
 """Pictures of the validation cases while a training runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
-from monai.transforms import Orientation
+
+from monai_synth.checkpoints import naming_file
+from monai_synth.handlers.preview_planes import condition_picture, image_picture, middle_fraction, take_plane
+from monai_synth.handlers.random_state import preserved_random_state
+
+Picture = tuple[str, np.ndarray, dict[str, Any]]
 
 
 class Preview:
     """Draws condition | target | prediction | error of the first validation cases as a PNG after each validation.
 
-    Shown is the slice through the middle of the mask along the last axis of the RAS-oriented volume.
+    Where the generator takes noise (its ``noise_channels`` is above 0), instead condition | target | several
+    predictions, each with another noise. Conditions that are one-hot label maps are shown in colours. Shown is the
+    slice through the middle of the mask along the last axis of the RAS-oriented volume.
 
     Args:
         directory: gets ``epoch_0010.png`` and so on.
         window: lowest and highest physical value shown of target and prediction.
         error_limit: largest absolute error shown.
         num_cases: rows of the picture.
+        num_samples: predictions of a generator that takes noise; 1 shows prediction and error as without. The training
+            draws the same random numbers with and without them.
         unit: of target and prediction.
+        summary_writer: shows the pictures in TensorBoard too, see :func:`monai_synth.handlers.open_tensorboard`.
     """
 
     def __init__(
@@ -31,16 +43,20 @@ class Preview:
         window: tuple[float, float] = (-200.0, 400.0),
         error_limit: float = 300.0,
         num_cases: int = 3,
+        num_samples: int = 3,
         unit: str = "HU",
+        summary_writer: Any = None,
     ) -> None:
         self.directory = Path(directory)
         self.window = window
         self.error_limit = error_limit
         self.num_cases = num_cases
+        self.num_samples = num_samples
         self.unit = unit
-        self._rows: list[tuple[str, list[np.ndarray]]] = []
+        self.summary_writer = summary_writer
+        self._rows: list[list[Picture]] = []
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Any) -> None:
         """Collect planes during a validation, draw at its end; first process only."""
         if idist.get_rank() > 0:
             return
@@ -48,46 +64,60 @@ class Preview:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._draw)
 
-    def _collect(self, engine: Engine) -> None:
+    def _collect(self, engine: Any) -> None:
         for item in engine.state.output:
             if len(self._rows) < self.num_cases:
-                self._rows.append((str(item.get("case_id", "")), _planes(item)))
+                self._rows.append(self._row(engine, item))
 
-    def _draw(self, engine: Engine) -> None:
+    def _row(self, engine: Any, item: Mapping[str, Any]) -> list[Picture]:
+        fraction, (low, high) = middle_fraction(item), self.window
+        target, pred = take_plane(item["target"], fraction), take_plane(item["pred"], fraction)
+        row: list[Picture] = [
+            (f"{item.get('case_id', '')}: condition", *condition_picture(item, fraction)),
+            (f"target, {low:g} to {high:g} {self.unit}", *image_picture(target, self.window)),
+        ]
+        if self.num_samples > 1 and getattr(engine.network, "noise_channels", 0) > 0:
+            preds = [pred, *(take_plane(other, fraction) for other in self._more(engine, item))]
+            return row + [
+                (f"prediction {number}, same window", *image_picture(plane, self.window))
+                for number, plane in enumerate(preds, start=1)
+            ]
+        error = (pred - target).mean(axis=0)
+        style = {"cmap": "RdBu_r", "vmin": -self.error_limit, "vmax": self.error_limit}
+        return [
+            *row,
+            ("prediction, same window", *image_picture(pred, self.window)),
+            (f"error, ±{self.error_limit:g} {self.unit}", error, style),
+        ]
+
+    def _more(self, engine: Any, item: Mapping[str, Any]) -> list[Any]:
+        """Further predictions of a case, in physical units as the first one."""
+        condition, preds = item["condition"], []
+        with preserved_random_state():
+            for _ in range(self.num_samples - 1):
+                pred = engine.synthesise(condition[None])[0]
+                if isinstance(condition, MetaTensor):
+                    pred = MetaTensor(pred).copy_meta_from(condition)
+                preds.append(engine.postprocess({**item, "pred": pred})["pred"])
+        return preds
+
+    def _draw(self, engine: Any) -> None:
         if not self._rows:
             return
-        figure = Figure(figsize=(10, 2.6 * len(self._rows)), layout="constrained")
-        axes = figure.subplots(len(self._rows), 4, squeeze=False)
-        low, high = self.window
-        for row, (case, (condition, target, pred)) in zip(axes, self._rows, strict=True):
-            styles: list[tuple[str, np.ndarray, dict[str, Any]]] = [
-                (f"{case}: condition", condition, {"cmap": "gray"}),
-                (f"target, {low:g} to {high:g} {self.unit}", target, {"cmap": "gray", "vmin": low, "vmax": high}),
-                ("prediction, same window", pred, {"cmap": "gray", "vmin": low, "vmax": high}),
-                (
-                    f"error, ±{self.error_limit:g} {self.unit}",
-                    pred - target,
-                    {"cmap": "RdBu_r", "vmin": -self.error_limit, "vmax": self.error_limit},
-                ),
-            ]
-            for axis, (title, plane, style) in zip(row, styles, strict=True):
+        num_columns = max(map(len, self._rows))
+        figure = Figure(figsize=(2.5 * num_columns, 2.6 * len(self._rows)), layout="constrained")
+        axes = figure.subplots(len(self._rows), num_columns, squeeze=False)
+        for line, row in zip(axes, self._rows, strict=True):
+            for axis, (title, plane, style) in zip(line, row, strict=False):
                 axis.imshow(np.rot90(plane), interpolation="nearest", **style)
                 axis.set_title(title, fontsize=8)
                 axis.set_axis_off()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.directory / f"epoch_{engine.state.epoch:04d}.png", dpi=110)
-
-
-def _planes(item: dict[str, Any]) -> list[np.ndarray]:
-    """The middle plane of condition, target and prediction, each ``(X, Y)`` in RAS."""
-    volumes = [_to_ras(item[key]) for key in ("native_condition", "target", "pred")]
-    mask = _to_ras(item["mask"]) if "mask" in item else np.ones_like(volumes[1])
-    indices = np.flatnonzero(mask.any(axis=(0, 1)))
-    middle = int(indices[len(indices) // 2]) if len(indices) else volumes[1].shape[2] // 2
-    return [volume[..., middle] for volume in volumes]
-
-
-def _to_ras(volume: Any) -> np.ndarray:
-    if isinstance(volume, MetaTensor):
-        volume = Orientation(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(volume)
-    return np.asarray(volume[0], dtype=np.float32)
+        file = self.directory / f"epoch_{engine.state.epoch:04d}.png"
+        with naming_file(file):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file, dpi=110)
+        if self.summary_writer is not None:
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+            self.summary_writer.add_image("preview", pixels, engine.state.epoch, dataformats="HWC")

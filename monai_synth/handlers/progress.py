@@ -8,6 +8,8 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
+from monai_synth.handlers.outputs import named_losses
+
 
 class Progress:
     """Shows the losses of the running epoch, and their means (from ``History``, attached before) after it as a line.
@@ -48,5 +50,5 @@ class Progress:
         print("  ".join(parts), flush=True)  # noqa: T201 - the terminal is this handler's output
 
 
-def _scalars(output: dict[str, Any]) -> dict[str, float]:
-    return {name: value.item() for name, value in output.items() if hasattr(value, "ndim") and value.ndim == 0}
+def _scalars(output: Any) -> dict[str, float]:
+    return {name: value.item() for name, value in named_losses(output).items()}

@@ -1,41 +1,52 @@
 """Everything a training needs to go on exactly where it stopped."""
 
 import os
-import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from monai_synth.checkpoints import load_file, load_state, require_writable, save_file
-from monai_synth.errors import CheckpointError, ConfigError
+from monai_synth.checkpoints import load_file, load_state, require_writable, save_file, unwrapped
+from monai_synth.errors import CheckpointError, ConfigError, DivergenceError
+from monai_synth.handlers.random_state import apply_random_state, capture_random_state
+from monai_synth.handlers.same_setup import describe_setup, refuse_other_setup
+from monai_synth.handlers.stop_signal import StopSignal
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class TrainingCheckpoint:
     """Saves all moving parts after each epoch, and restores them.
 
     Two files are kept: ``last.pt`` and, before it, ``previous.pt``. Each is written beside its name and then
-    renamed, so a process killed while saving leaves at least one complete file; ``start`` takes the newest that can
-    be read.
+    renamed, so a process killed while saving, or a full disk, leaves at least one complete file; ``start`` takes the
+    newest that can be read. Weights that are not finite are never saved.
 
-    Attach it after all other handlers: what they change at the end of an epoch belongs to the saved state.
+    A signal to stop (SIGTERM, as a preemption and ``scancel`` send it) is obeyed after the running iteration, or the
+    running group of accumulated gradients: the state is saved and the process ends with exit code 0. A training that
+    is resumed in the middle of an epoch takes the batches that this epoch has left, in the same order, without loading
+    the others. That is exact, bit by bit on a CPU, if what a data set gives depends on epoch and index alone, as in
+    :class:`monai_synth.data.SliceDataset`; random transforms that draw from the generators of worker processes begin
+    anew. During a validation the signal waits for its end, so ask for a margin: ``sbatch --signal=TERM@300``, with the
+    training started by ``srun`` (the shell of the batch script does not pass signals on; ``torchrun`` does, but gives
+    its processes 30 s and then itself ends with an error). If one of several processes is told, all stop.
+
+    Attach it after all other handlers: what they change at the end of an iteration belongs to the saved state.
 
     Args:
         directory: where the files are kept.
-        parts: whatever has ``state_dict`` and ``load_state_dict``: networks, optimisers, schedulers, EMA,
-            best-so-far. Networks wrapped for distributed training are saved unwrapped, so that one process can
-            continue what several began.
+        parts: whatever has ``state_dict`` and ``load_state_dict``: networks, optimisers, schedulers, EMA, objectives
+            that count or keep images, history, best-so-far, early stop. What ``DistributedDataParallel`` and
+            ``torch.compile`` put around a network is taken off.
         interval: epochs between saves; the last epoch is always saved.
         record: what the training is, see ``describe_run``; a resume with other patients, roles, intensities, spacing or
-            settings is refused.
+            settings is refused, and so is one with another number of processes or another batch size.
+        stop_signals: signals to obey; ``()`` leaves them all as they are, ``("SIGTERM", "SIGINT")`` obeys Ctrl-C too.
     """
 
     def __init__(
@@ -45,12 +56,15 @@ class TrainingCheckpoint:
         *,
         interval: int = 1,
         record: Mapping[str, Any] | None = None,
+        stop_signals: Sequence[str] = ("SIGTERM",),
     ) -> None:
         self.record = dict(record or {})
         self.directory = Path(directory)
-        self.parts = {name: getattr(p, "module", p) if isinstance(p, nn.Module) else p for name, p in parts.items()}
+        self.parts = {name: unwrapped(p) if isinstance(p, nn.Module) else p for name, p in parts.items()}
         self.interval = interval
-        self._pending_rng: dict[str, Any] | None = None
+        self.stop_signal = StopSignal(stop_signals)
+        self._pending: dict[str, Any] | None = None
+        self._epoch_start: dict[str, Any] | None = None
 
     @property
     def file(self) -> Path:
@@ -62,9 +76,11 @@ class TrainingCheckpoint:
         """The checkpoint before it."""
         return self.directory / "previous.pt"
 
-    def attach(self, engine: Engine) -> None:
-        """Save at the end of epochs; restore random states when the first resumed epoch starts."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._restore_rng)
+    def attach(self, engine: Any) -> None:
+        """Save at the end of epochs and on a signal; restore random states when the first resumed epoch starts."""
+        engine.stop_signal = self.stop_signal
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_within_epoch)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_if_due)
 
     def start(self, engine: Any, *, resume: bool | str = False, overwrite: bool | str = False) -> None:
@@ -88,7 +104,7 @@ class TrainingCheckpoint:
         if is_true(resume, "resume"):
             if not found:
                 raise ConfigError(f"resume is on, but {self.directory} holds no last.pt. Start without --resume first.")
-            self._restore(engine, self._load_newest(found))
+            self._restore(engine, *self._load_newest(found))
             if engine.state.epoch >= engine.state.max_epochs and idist.get_rank() == 0:
                 print(f"complete: all {engine.state.max_epochs} epochs are trained; --epochs N trains on")  # noqa: T201
         elif is_true(overwrite, "overwrite"):
@@ -99,29 +115,92 @@ class TrainingCheckpoint:
                 "another --output_dir, or replace it with --overwrite true."
             )
 
-    def save(self, engine: Any) -> None:
-        """Write the state of ``engine`` and all parts now."""
-        rng = idist.all_gather(_capture_rng()) if idist.get_world_size() > 1 else [_capture_rng()]
-        if idist.get_rank() > 0:
-            return
-        state = {
-            "format": _FORMAT,
-            "epoch": engine.state.epoch,
-            "iteration": engine.state.iteration,
-            "setup": self._setup(engine),
-            "rng": list(rng),
-            "grad_scaler": engine.grad_scaler.state_dict(),
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+    def save(self, engine: Any, *, within_epoch: bool = False) -> None:
+        """Write the state of ``engine`` and all parts now.
+
+        Args:
+            engine: the trainer.
+            within_epoch: after an iteration of the running epoch, instead of after an epoch.
+
+        Raises:
+            DivergenceError: if weights are not finite.
+            CheckpointError: if the file cannot be written; the checkpoint before is unchanged.
+        """
+        self._refuse_nonfinite_weights(engine)
+        random_state = {
+            "now": capture_random_state(_loader_generator(engine)),
+            "epoch_start": self._epoch_start if within_epoch else None,
         }
-        part = self.file.with_suffix(".pt.new")
-        save_file(state, part)
+        random_states = idist.all_gather(random_state) if idist.get_world_size() > 1 else [random_state]
+        if idist.get_rank() == 0:
+            self._write(
+                {
+                    "format": _FORMAT,
+                    "epoch": engine.state.epoch - within_epoch,
+                    "iteration": engine.state.iteration,
+                    "batches_done": engine.state.iteration % engine.state.epoch_length if within_epoch else 0,
+                    "setup": describe_setup(engine, self.record),
+                    "rng": list(random_states),
+                    "grad_scaler": engine.grad_scaler.state_dict(),
+                    "parts": {name: part.state_dict() for name, part in self.parts.items()},
+                },
+                engine,
+            )
+        engine.state.last_checkpoint = self.file
+
+    def _write(self, state: dict[str, Any], engine: Any) -> None:
+        draft = self.file.with_suffix(".pt.new")
+        try:
+            save_file(state, draft)
+        except CheckpointError as error:
+            before = f" {self.file} is complete." if self.file.exists() else ""
+            raise CheckpointError(
+                f"The state after iteration {engine.state.iteration} (epoch {engine.state.epoch}) could not be saved: "
+                f"{error}{before} Make room, then continue with --resume true."
+            ) from error
         if self.file.exists():
             os.replace(self.file, self.previous_file)
-        os.replace(part, self.file)
+        os.replace(draft, self.file)
 
-    def _save_if_due(self, engine: Engine) -> None:
-        if engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs:
+    def _save_if_due(self, engine: Any) -> None:
+        name, epoch = self.stop_signal.received(), engine.state.epoch
+        is_last = epoch == engine.state.max_epochs or bool(engine.should_terminate)
+        if name or is_last or epoch % self.interval == 0:
             self.save(engine)
+        if name:
+            self._stop(engine, name, "")
+
+    def _stop_within_epoch(self, engine: Any) -> None:
+        done, length = engine.state.iteration % engine.state.epoch_length, engine.state.epoch_length
+        # A group of accumulated gradients is finished first; after the last batch the end of the epoch follows.
+        if not engine.state.is_step or done == 0:
+            return
+        if name := self.stop_signal.received():
+            self.save(engine, within_epoch=True)
+            self._stop(engine, name, f", after {done} of {length} iterations")
+
+    def _stop(self, engine: Any, name: str, where: str) -> None:
+        engine.state.stopped_by = name
+        engine.terminate()
+        if idist.get_rank() == 0:
+            print(  # noqa: T201 - whoever reads the log of a stopped job looks for this
+                f"stopped by {name} in epoch {engine.state.epoch}{where}; the exact state is in {self.file}. The same "
+                "command with --resume true goes on from there.",
+                flush=True,
+            )
+
+    def _refuse_nonfinite_weights(self, engine: Any) -> None:
+        for name, part in self.parts.items():
+            if not isinstance(part, nn.Module):
+                continue
+            tensors = [value for value in part.state_dict().values() if value.is_floating_point()]
+            if tensors and not torch.stack([torch.isfinite(value).all() for value in tensors]).all():
+                before = f"{self.file} is from before." if self.file.exists() else "No checkpoint was saved before."
+                raise DivergenceError(
+                    f"Weights of the {name} are not finite at epoch {engine.state.epoch}, iteration "
+                    f"{engine.state.iteration}; they are not saved. "
+                    f"{before} Lower the learning rate, set clip_norm, or use precision='fp32'."
+                )
 
     def _remove_earlier(self) -> None:
         """Take away all of an earlier training, so that nothing can be resumed or evaluated that is not of this one."""
@@ -129,22 +208,7 @@ class TrainingCheckpoint:
             for name in ("last.pt", "previous.pt", "model.pt", "model.json"):
                 (self.directory / name).unlink(missing_ok=True)
 
-    def _setup(self, engine: Any) -> dict[str, Any]:
-        """What must be the same before and after a resume, for the same training to go on."""
-        loader = engine.data_loader
-        patients = self.record.get("manifest", {}).get("patients", {})
-        return {
-            "batch size": getattr(loader, "batch_size", None) or 0,
-            "number of training slices": len(getattr(loader, "dataset", ())),
-            "number of processes": idist.get_world_size(),
-            "accumulation_steps": engine.accumulation_steps,
-            "training patients": patients.get("train", []),
-            "validation patients": patients.get("val", []),
-            **{name: self.record.get(name) for name in ("roles", "intensity", "spacing_mm", "seed", "precision")},
-            **self.record.get("settings", {}),
-        }
-
-    def _load_newest(self, found: list[Path]) -> dict[str, Any]:
+    def _load_newest(self, found: list[Path]) -> tuple[dict[str, Any], Path]:
         problems = []
         for file in found:
             try:
@@ -157,11 +221,11 @@ class TrainingCheckpoint:
                     f"{file} is not a training checkpoint of this version (weights alone cannot be resumed)."
                 )
                 continue
-            return state
+            return state, file
         raise CheckpointError("No checkpoint can be resumed: " + " ".join(problems))
 
-    def _restore(self, engine: Any, state: dict[str, Any]) -> None:
-        _refuse_other_setup(state["setup"], self._setup(engine))
+    def _restore(self, engine: Any, state: dict[str, Any], file: Path) -> None:
+        refuse_other_setup(state["setup"], describe_setup(engine, self.record))
         if differing := sorted(self.parts.keys() ^ state["parts"].keys()):
             raise CheckpointError(
                 f"The checkpoint and this training do not have the same parts (differing: {', '.join(differing)}). "
@@ -185,12 +249,25 @@ class TrainingCheckpoint:
             engine.grad_scaler.load_state_dict(state["grad_scaler"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
-        self._pending_rng = state["rng"][idist.get_rank()]
+        engine.state.last_checkpoint = file
+        self._pending = state["rng"][idist.get_rank()]
+        if state["batches_done"]:
+            now, generator = self._pending["now"], _loader_generator(engine)
+            engine.skip_batches(state["batches_done"], then=lambda: apply_random_state(now, generator))
 
-    def _restore_rng(self, engine: Engine) -> None:
-        if self._pending_rng is not None:
-            _apply_rng(self._pending_rng)
-            self._pending_rng = None
+    def _start_epoch(self, engine: Any) -> None:
+        generator = _loader_generator(engine)
+        if self._pending is not None:
+            # Within an epoch, first as it was at its start, where the order of the batches may be drawn; the present
+            # state follows when the batches that were seen have been skipped.
+            apply_random_state(self._pending["epoch_start"] or self._pending["now"], generator)
+            self._pending = None
+        self._epoch_start = capture_random_state(generator)
+
+
+def _loader_generator(engine: Any) -> torch.Generator | None:
+    generator = getattr(engine.data_loader, "generator", None)
+    return generator if isinstance(generator, torch.Generator) else None
 
 
 def _apply_schedule(scheduler: LambdaLR) -> None:
@@ -214,39 +291,3 @@ def is_true(value: bool | str, name: str) -> bool:
     if word in ("false", "0", "no"):
         return False
     raise ConfigError(f"{name}={value!r} is neither true nor false. Say --{name} true or --{name} false.")
-
-
-def _refuse_other_setup(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    changed = [_difference(name, saved.get(name), value) for name, value in current.items() if saved.get(name) != value]
-    if changed:
-        raise ConfigError(
-            f"This training cannot be continued exactly ({'; '.join(changed)}). Resume with the same settings, or "
-            "start a new training in another --output_dir."
-        )
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    if isinstance(before, list) and isinstance(now, list) and all(isinstance(item, str) for item in [*before, *now]):
-        gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
-        return f"{name}: {len(gone)} gone, {len(new)} new, such as {(gone + new)[0]!r}"
-    return f"{name}: {before} before, {now} now"
-
-
-def _capture_rng() -> dict[str, Any]:
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - MONAI draws from this one
-    return {
-        "python": random.getstate(),
-        "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _apply_rng(state: dict[str, Any]) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -16,8 +16,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 import monai_synth
+from monai_synth.checkpoints import naming_file
 from monai_synth.data.intensity import Intensity, to_dict
 from monai_synth.data.manifest import Manifest
+from monai_synth.networks.structure import fingerprint
 
 
 def describe_run(
@@ -80,6 +82,7 @@ def describe_run(
             player: {
                 "class": type(network).__name__,
                 "parameters": sum(p.numel() for p in network.parameters()),
+                "fingerprint": fingerprint(network),
             }
             for player, network in networks.items()
         },
@@ -116,7 +119,8 @@ class RunRecord:
                 for name, optimizer in engine.optimizers.items()
             },
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_suffix(".json.part")
-        temporary.write_text(json.dumps({**self.record, "training": training}, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.file)
+        with naming_file(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({**self.record, "training": training}, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, self.file)

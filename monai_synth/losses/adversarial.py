@@ -1,6 +1,7 @@
 """The four classic adversarial losses on the logits of a discriminator.
 
-Sources: vanilla Goodfellow et al. 2014 (non-saturating for the generator), lsgan Mao et al. 2017, hinge Lim & Ye 2017,
+Sources: vanilla Goodfellow et al. 2014 (non-saturating for the generator; the "nonsaturating" and "logistic" losses of
+CUT and StyleGAN2, ``softplus`` of the logits, are the same function), lsgan Mao et al. 2017, hinge Lim & Ye 2017,
 wgan Arjovsky et al. 2017. MONAI's PatchAdversarialLoss is not used: its hinge passes the logits through tanh and its
 least squares through a LeakyReLU first, and it takes a discriminator's list of feature maps for a list of scales.
 """
@@ -19,7 +20,8 @@ class AdversarialLoss(nn.Module):
     """Compare a discriminator's logits with what they should say.
 
     Args:
-        kind: ``"vanilla"`` (binary cross entropy with logits), ``"lsgan"`` (least squares), ``"hinge"`` or ``"wgan"``.
+        kind: ``"vanilla"`` (binary cross entropy with logits, elsewhere called nonsaturating), ``"lsgan"`` (least
+            squares), ``"hinge"`` or ``"wgan"``.
         scales: ``"mean"`` or ``"sum"`` over the scales of a multi-scale discriminator.
 
     Raises:

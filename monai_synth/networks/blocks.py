@@ -154,7 +154,8 @@ def use_channels_last(network: nn.Module, spatial_dims: int) -> None:
     """Keep all convolution weights channels-last, in place; the activations follow.
 
     The same function up to rounding. It saves the layout changes that convolutions of recent CPUs (oneDNN) and of
-    tensor cores need otherwise: 1.05 to 1.2 times as fast in fp32, more in bf16.
+    tensor cores need otherwise: most networks are faster, by up to 1.7 times in fp32, ResNets are not
+    (benchmarks/NETWORKS.md).
     """
     network.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 

@@ -79,6 +79,19 @@ def has_spectral_norm(layer: nn.Module) -> bool:
     return isinstance(layer.get_submodule("parametrizations.weight.0"), SpectralNorm)
 
 
+def follow_weights(network: nn.Module, num_iterations: int = 1) -> None:
+    """Bring the singular vectors of all spectral norms nearer to their weights, which something else has changed.
+
+    An average of weights needs it: averaged vectors, or those of the last weights, would give it another singular value
+    than 1.
+    """
+    for layer in network.modules():
+        if has_spectral_norm(layer):
+            norm = layer.get_submodule("parametrizations.weight.0")
+            assert isinstance(norm, SpectralNorm)
+            norm.iterate(layer.get_parameter("parametrizations.weight.original"), num_iterations)
+
+
 def fold_spectral_norm(network: nn.Module) -> nn.Module:
     """Copy a network with plain, already normalised weights.
 

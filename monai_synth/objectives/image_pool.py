@@ -68,7 +68,7 @@ class ImagePool:
         Raises:
             GeometryError: if images of different shapes would have to stand in one batch.
         """
-        images = images.detach()
+        images = images.detach().as_subclass(Tensor)  # without the metadata of a MetaTensor
         if self.size == 0:
             return images
         chosen = [self._exchange(image) for image in images]

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from monai_synth.errors import ConfigError, GeometryError
 from monai_synth.losses.adversarial import AdversarialLoss
 from monai_synth.objectives.base import Batch, Output
+from monai_synth.objectives.pairs import refuse_unpaired
 
 
 class Pix2Pix:
@@ -65,9 +66,10 @@ class Pix2Pix:
             out: what :meth:`generate` returned.
 
         Raises:
-            ConfigError: if the batch has no target, or the player is not known.
+            ConfigError: if the batch has no target, or the target of another case, or the player is not known.
             GeometryError: if prediction and target differ in shape.
         """
+        refuse_unpaired(batch)
         condition, target, pred = _get(batch, "condition"), _get(batch, "target"), out["pred"]
         if pred.shape != target.shape:
             raise GeometryError(

@@ -9,6 +9,8 @@ from monai_synth.checkpoints import read_record, refuse_other_contract, require_
 from monai_synth.data import Percentiles, Window
 from monai_synth.data.intensity import to_dict
 from monai_synth.errors import CheckpointError, ConfigError
+from monai_synth.networks import build
+from monai_synth.networks.structure import fingerprint
 
 CONTRACT = {"condition": Percentiles(0.5, 99.5), "target": Window(-1024, 2000)}
 
@@ -59,3 +61,18 @@ def test_another_width_is_refused_with_the_option(model: Path) -> None:
     refuse_other_contract(model, CONTRACT, spacing_mm=[1, 1, 2.5], settings={"channels": 16, "num_neighbours": 0})
     with pytest.raises(ConfigError, match="trained with channels = 16, but would be built with 64. Give --channels 16"):
         refuse_other_contract(model, CONTRACT, spacing_mm=[1, 1, 2.5], settings={"channels": 64})
+
+
+def test_another_generator_of_the_same_weights_is_refused(tmp_path: Path) -> None:
+    trained = build("resnet", channels=2)
+    record = {"networks": {"generator": {"fingerprint": fingerprint(trained)}}}
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    refuse_other_contract(tmp_path / "model.pt", {}, network=trained)
+    with pytest.raises(ConfigError, match="another generator than network_def describes"):
+        refuse_other_contract(tmp_path / "model.pt", {}, network=build("resnet", channels=2, padding="replicate"))
+
+
+def test_a_record_that_is_no_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        read_record(tmp_path / "model.pt")

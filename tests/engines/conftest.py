@@ -48,8 +48,10 @@ def make_trainer() -> Callable[..., SynthesisTrainer]:
             name: torch.optim.Adam(player.parameters(), lr=1e-3, betas=(0.5, 0.999))
             for name, player in objective.players.items()
         }
+        loader = options.pop("loader", None) or DataLoader(
+            dataset, batch_size=batch_size, sampler=sampler, generator=torch.Generator()
+        )
         arguments: dict[str, Any] = {"device": "cpu", "max_epochs": 2, **options}
-        loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler, generator=torch.Generator())
         return SynthesisTrainer(train_data_loader=loader, objective=objective, optimizers=optimizers, **arguments)
 
     return make

@@ -11,14 +11,14 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from monai_synth.checkpoints.importers import FAMILIES
+from monai_synth.checkpoints.importers import import_state
 from monai_synth.engines import SynthesisTrainer
 from monai_synth.errors import ConfigError, DivergenceError
 from monai_synth.objectives import Pix2Pix
 
 
 def _build(arrays: Any, player: str) -> tuple[nn.Module, dict[str, str]]:
-    """Our network with the official start weights, and the translation of its keys."""
+    """Our network with the official start weights, and the official keys of ours."""
     state = {
         key.removeprefix(f"sd/{player}/"): torch.from_numpy(
             arrays[key].reshape(() if "num_batches" in key else arrays[key].shape)
@@ -26,11 +26,8 @@ def _build(arrays: Any, player: str) -> tuple[nn.Module, dict[str, str]]:
         for key in arrays.files
         if key.startswith(f"sd/{player}/")
     }
-    family = next(family for family in FAMILIES if family.recognise(state))
-    translation = family.translate(state)
-    network = translation.network_class(**translation.arguments)
-    network.load_state_dict({translation.keys[key]: value for key, value in state.items()})
-    return network, translation.keys
+    imported = import_state(state, player)
+    return imported.network.train(), imported.report.used
 
 
 @pytest.mark.parametrize("name", ["traj_pix2pix_batch_vanilla", "traj_pix2pix_instance_lsgan"])

@@ -90,5 +90,7 @@ def test_the_record_names_patients_roles_and_contract(demo_manifest: Path) -> No
     patients = record["manifest"]["patients"]
     assert set(patients) == set(cohort.splits)
     assert set().union(*patients.values()) == cohort.patients
-    assert record["networks"]["generator"] == {"class": "Linear", "parameters": 3}
+    generator = record["networks"]["generator"]
+    assert (generator["class"], generator["parameters"]) == ("Linear", 3)
+    assert len(generator["fingerprint"]) == 16
     assert record["intensity"]["target"]["high"] == 2000

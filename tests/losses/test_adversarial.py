@@ -49,6 +49,30 @@ def test_equals_the_official_loss_over_two_scales_of_features(shared_dir, kind, 
         np.testing.assert_allclose(layers[-1].grad, golden[f"grad/{case}/p{i}_3"], atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_real", [True, False])
+@pytest.mark.parametrize(("kind", "official"), [("lsgan", "lsgan"), ("vanilla", "bce")])
+def test_equals_the_official_sum_over_two_scales(shared_dir, kind, official, is_real):
+    golden = np.load(shared_dir / "golden" / "loss_p2phd.npz")
+    case = f"gan_{official}_{'real' if is_real else 'fake'}"
+    scales = [[torch.from_numpy(golden[f"in/{case}/p{i}_{j}"]).requires_grad_() for j in range(5)] for i in range(2)]
+    loss = AdversarialLoss(kind, scales="sum")(scales, is_real=is_real)
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), golden[f"out/{case}"].item(), atol=1e-6, rtol=1e-6)
+    for i, layers in enumerate(scales):
+        np.testing.assert_allclose(layers[-1].grad.numpy(), golden[f"grad/{case}/p{i}_4"], atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_real", [True, False])
+def test_vanilla_is_the_nonsaturating_loss_of_cut(shared_dir, is_real):
+    golden = np.load(shared_dir / "golden" / "loss_cut_gan.npz")
+    case = f"gan_nonsaturating_{'real' if is_real else 'fake'}"
+    logits = torch.from_numpy(golden[f"in/{case}/pred"]).requires_grad_()
+    loss = AdversarialLoss("vanilla")(logits, is_real=is_real)
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), golden[f"out/{case}"].item(), atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(logits.grad.numpy(), golden[f"grad/{case}/pred"], atol=1e-7, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ADVERSARIAL_KINDS)
 @pytest.mark.parametrize("for_discriminator", [True, False])
 def test_a_step_down_the_gradient_makes_the_logits_say_what_they_should(kind, for_discriminator):

@@ -75,6 +75,17 @@ def test_a_training_follows_the_official_one(golden_dir, tmp_path, name, adversa
     np.testing.assert_allclose(fake, golden["out/final_eval_fake"], atol=1e-4)
 
 
+def test_the_pixel_term_equals_the_official_one(golden_dir):
+    golden = np.load(golden_dir / "loss_p2p.npz")
+    pred = torch.from_numpy(golden["in/l1/a"]).requires_grad_()
+    target = torch.from_numpy(golden["in/l1/const_b"])
+    critic = PatchDiscriminator(in_channels=3 + 3, channels=2, num_layers=1)
+    terms = Pix2Pix(nn.Identity(), critic).losses("generator", {"condition": target, "target": target}, {"pred": pred})
+    terms["g_l1"].backward()
+    assert terms["g_l1"].item() == pytest.approx(golden["out/l1"].item(), rel=1e-6)
+    np.testing.assert_allclose(pred.grad, golden["grad/l1/a"], rtol=1e-6)
+
+
 @pytest.fixture
 def objective():
     torch.manual_seed(0)
@@ -160,6 +171,14 @@ def test_unpaired_data_is_refused(objective, batch):
         objective.losses("generator", {"condition": batch["condition"]}, objective.generate(batch))
     with pytest.raises(ConfigError, match="no 'condition'"):
         objective.generate({"image": batch["condition"]})
+
+
+def test_targets_of_other_cases_are_refused(objective, batch):
+    ids = {"case_id": ["a", "b"], "target_case_id": ["a", "c"]}
+    for player in objective.players:
+        with pytest.raises(ConfigError, match="different cases .first: 'b' and 'c'"):
+            objective.losses(player, batch | ids, objective.generate(batch))
+    assert objective.losses("generator", batch | ids | {"target_case_id": ["a", "b"]}, objective.generate(batch))
 
 
 def test_shapes_and_names_that_do_not_fit_are_refused(objective, batch):

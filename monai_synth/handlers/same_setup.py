@@ -1,0 +1,53 @@
+"""What must be the same before and after a resume, for the same training to go on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ignite.distributed as idist
+
+from monai_synth.errors import ConfigError
+
+
+def describe_setup(engine: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that decides which batches come in which order and what is done with them.
+
+    Args:
+        engine: the trainer.
+        record: see :func:`monai_synth.handlers.describe_run`; may be empty.
+    """
+    loader = engine.data_loader
+    patients = record.get("manifest", {}).get("patients", {})
+    return {
+        "batch size": getattr(loader, "batch_size", None) or 0,
+        "number of training slices": len(getattr(loader, "dataset", ())),
+        "batches per epoch": engine.state.epoch_length,
+        "number of processes": idist.get_world_size(),
+        "accumulation_steps": engine.accumulation_steps,
+        "player_intervals": engine.player_intervals,
+        "training patients": patients.get("train", []),
+        "validation patients": patients.get("val", []),
+        **{name: record.get(name) for name in ("roles", "intensity", "spacing_mm", "seed", "precision")},
+        **record.get("settings", {}),
+    }
+
+
+def refuse_other_setup(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Stop before a training goes on as another one.
+
+    Raises:
+        ConfigError: naming everything that differs, with both values.
+    """
+    changed = [_difference(name, saved.get(name), value) for name, value in current.items() if saved.get(name) != value]
+    if changed:
+        raise ConfigError(
+            f"This training cannot be continued exactly ({'; '.join(changed)}). Resume with the same settings, or "
+            "start a new training in another --output_dir, perhaps from these weights with --initial_weights."
+        )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list) and all(isinstance(item, str) for item in [*before, *now]):
+        gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+        if gone or new:
+            return f"{name}: {len(gone)} gone, {len(new)} new, such as {(gone + new)[0]!r}"
+    return f"{name}: {before} before, {now} now"
