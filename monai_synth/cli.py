@@ -74,7 +74,7 @@ def demo_cohort(
 def manifest_build(
     out: Annotated[Path, typer.Argument(help="CSV to write.")],
     root: Annotated[Path, typer.Option(help="Folder of the cohort.")],
-    recipe: Annotated[str, typer.Option(help="synthrad2023, synthrad2023_slices, or a YAML file of yours.")],
+    recipe: Annotated[str, typer.Option(help="synthrad2023, synthrad2023_slices, openkbp, or a YAML file of yours.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, with any splits it holds.")] = False,
 ) -> None:
     """Find the files of a cohort by a recipe and write its manifest."""

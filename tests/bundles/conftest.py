@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,21 +18,22 @@ def bundle(repository: Path) -> Path:
     return repository / "bundles" / "mr_to_ct_pix2pix"
 
 
+def run_in(
+    folder: Path, *arguments: str, launcher: tuple[str, ...] = (), check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m monai.bundle …`` in a bundle's folder."""
+    command = [sys.executable, "-W", "ignore", *launcher, "-m", "monai.bundle", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder.parent.parent), "PYTHONUTF8": "1"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    if check and result.returncode != 0:
+        pytest.fail(f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}")
+    return result
+
+
 @pytest.fixture(scope="session")
 def run_bundle(bundle: Path) -> RunBundle:
-    """Run ``python -m monai.bundle …`` in the bundle's folder."""
-
-    def run(*arguments: str, launcher: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "ignore", *launcher, "-m", "monai.bundle", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle.parent.parent), "PYTHONUTF8": "1"}
-        result = subprocess.run(
-            command, cwd=bundle, env=environment, capture_output=True, encoding="utf-8", timeout=300
-        )
-        if check and result.returncode != 0:
-            pytest.fail(f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}")
-        return result
-
-    return run
+    """Run ``python -m monai.bundle …`` in the folder of the MR to CT bundle."""
+    return partial(run_in, bundle)
 
 
 @pytest.fixture(scope="session")

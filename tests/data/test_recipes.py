@@ -46,7 +46,7 @@ def synthrad(tmp_path):
 
 
 def test_package_holds_the_recipes():
-    assert {"synthrad2023", "synthrad2023_slices"} <= set(list_recipes())
+    assert {"synthrad2023", "synthrad2023_slices", "openkbp"} <= set(list_recipes())
     for name in list_recipes():
         recipe = load_recipe(name)
         assert recipe.name == name
@@ -189,10 +189,14 @@ def test_recipe_that_is_none(tmp_path):
 
 @pytest.mark.parametrize(
     ("recipe", "folder", "num_cases"),
-    [("synthrad2023_slices", "SynthRAD2023_brain_slices_hu", 90), ("synthrad2023", "MRI-DIR_meatphantom", 1)],
+    [
+        ("synthrad2023_slices", "A_mr_ct/SynthRAD2023_brain_slices_hu", 90),
+        ("synthrad2023", "A_mr_ct/MRI-DIR_meatphantom", 1),
+        ("openkbp", "B_ct_labels/OpenKBP_head_neck", 20),
+    ],
 )
 def test_real_cohorts_are_built_read_and_sound(shared_dir, tmp_path, recipe, folder, num_cases):
-    root = shared_dir / "data" / "A_mr_ct" / folder
+    root = shared_dir / "data" / folder
     manifest = build_manifest(recipe, root, tmp_path / "manifest.csv")
     assert manifest.needs_data_root
     again = read_manifest(manifest.file, data_root=root)
