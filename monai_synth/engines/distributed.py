@@ -14,6 +14,7 @@ from monai_synth.errors import ConfigError
 
 def local_device() -> torch.device:
     """The GPU of this process, by ``LOCAL_RANK``; the CPU where there is none."""
+    _read_slurm()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -24,19 +25,41 @@ def local_device() -> torch.device:
 def start_process_group() -> None:
     """Join the processes that the launcher started: nccl on GPUs, gloo on CPUs; does nothing when already joined.
 
+    ``torchrun`` sets what is needed. Of ``srun`` the rank, the number of processes and the port are taken; on several
+    nodes ``MASTER_ADDR`` must name the first of them.
+
     Raises:
         ConfigError: if no launcher set the environment.
     """
     if torch.distributed.is_initialized():
         return
+    _read_slurm()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             "multi_gpu_train.json needs a launcher that sets RANK and WORLD_SIZE, such as "
-            "`torchrun --nproc_per_node=2 -m monai.bundle run training --config_file ...`."
+            "`torchrun --nproc_per_node=2 -m monai.bundle run training --config_file ...`, or "
+            "`srun --ntasks=2 python -m monai.bundle run training ...`."
         )
     # The first process checks and prepares a cohort while the others wait for it.
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, timeout=timedelta(hours=6))
+
+
+def _read_slurm() -> None:
+    """Put what ``srun`` says under the names that torch reads, unless another launcher has set them."""
+    given = os.environ
+    if "RANK" in given or "SLURM_PROCID" not in given or int(given.get("SLURM_NTASKS", "1")) < 2:
+        return
+    num_nodes = int(given.get("SLURM_NNODES", given.get("SLURM_JOB_NUM_NODES", "1")))
+    if "MASTER_ADDR" not in given and num_nodes > 1:
+        raise ConfigError(
+            f"This training runs on {num_nodes} nodes, which need to know the first of them: before srun, say "
+            "export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)."
+        )
+    given.setdefault("MASTER_ADDR", "127.0.0.1")
+    given.setdefault("MASTER_PORT", str(20000 + int(given.get("SLURM_JOB_ID", "0")) % 20000))
+    given["RANK"], given["WORLD_SIZE"] = given["SLURM_PROCID"], given["SLURM_NTASKS"]
+    given["LOCAL_RANK"] = given.get("SLURM_LOCALID", "0")
 
 
 def stop_process_group() -> None:
