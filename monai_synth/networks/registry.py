@@ -310,4 +310,11 @@ def build(name: str, **arguments: Any) -> nn.Module:
     except TypeError as error:
         options = ", ".join(inspect.signature(entry.network).parameters)
         raise ConfigError(f"Network {name!r} cannot be built: {error}. Its arguments are: {options}.") from error
-    return entry.network(**settings)
+    try:
+        return entry.network(**settings)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ConfigError(
+            f"Network {name!r} cannot be built with {given or 'its published settings'}: {error}. Check kind and range "
+            f"of these values; `monai-synth networks {name}` describes them."
+        ) from error

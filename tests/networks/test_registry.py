@@ -316,6 +316,9 @@ def test_published_settings_are_the_default_and_arguments_win():
         ("pix2pix", {}, "There is no network 'pix2pix'; choose one of .*pix2pix_unet"),
         ("pix2pix_unet", {"width": 3}, "unexpected keyword argument 'width'.*num_downs"),
         ("patchgan", {}, "missing a required.*'in_channels'"),
+        ("patchgan", {"in_channels": "2"}, "cannot be built with in_channels='2'.*monai-synth networks patchgan"),
+        ("resnet", {"channels": -4}, "channels=-4 leaves nothing to compute with"),
+        ("spade_vae", {"in_channels": 2, "latent_size": 4}, "cannot be built with in_channels=2, latent_size=4"),
     ],
 )
 def test_errors_name_the_choices(name, arguments, message):
