@@ -1,4 +1,4 @@
-"""``python -m benchmarks.networks``: forward time and peak memory of every network beside its publication's layer list.
+"""``python -m benchmarks.networks``: forward time and peak memory of the networks beside its publication's layer list.
 
 Both run at 256 x 256, batch 1, in evaluation mode and fp32; ``benchmarks/NETWORKS.md`` is written. Random weights.
 """
@@ -85,11 +85,21 @@ def _measure_peak(name: str, kind: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()[-1])
 
 
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
 def row(name: str) -> str:
-    """Measure one pair."""
+    """Measure one pair.
+
+    Raises:
+        ValueError: if the pair cannot be compared.
+    """
     x = _input(name)
     networks = {kind: make(name, kind) for kind in ("ours", "plain", "channels_last", "folded")}
     gflop = {kind: _gflop(networks[kind], x) for kind in ("ours", "plain")}
+    if _count(networks["ours"]) != _count(networks["plain"]) or gflop["ours"] > 1.01 * gflop["plain"]:
+        raise ValueError(f"{name}: ours has other parameters or more operations than its publication's layers.")
     with torch.no_grad():
         seconds = interleaved({kind: partial(network, x) for kind, network in networks.items()}, repeats=5)
     peak = {kind: _measure_peak(name, kind) for kind in ("ours", "plain")}
