@@ -154,8 +154,8 @@ def use_channels_last(network: nn.Module, spatial_dims: int) -> None:
     """Keep all convolution weights channels-last, in place; the activations follow.
 
     The same function up to rounding. It saves the layout changes that convolutions of recent CPUs (oneDNN) and of
-    tensor cores need otherwise: most networks are faster, by up to 1.7 times in fp32, ResNets are not
-    (benchmarks/NETWORKS.md).
+    tensor cores need otherwise: discriminators and SPADE networks are up to 1.4 times as fast in fp32 on the
+    CPU, ResNets are not faster (benchmarks/NETWORKS.md).
     """
     network.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
