@@ -4,12 +4,12 @@ import torch
 from monai.inferers.inferer import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
-from monai_synth.errors import ConfigError, GeometryError
+from monai_synth.errors import ConfigError
 from monai_synth.losses.adversarial import AdversarialLoss
 from monai_synth.objectives.base import Batch, Output
 from monai_synth.objectives.pairs import refuse_unpaired
+from monai_synth.objectives.players import bare, check_prediction
 
 
 class Pix2Pix:
@@ -71,11 +71,7 @@ class Pix2Pix:
         """
         refuse_unpaired(batch)
         condition, target, pred = _get(batch, "condition"), _get(batch, "target"), out["pred"]
-        if pred.shape != target.shape:
-            raise GeometryError(
-                f"The prediction has shape {list(pred.shape)} and the target {list(target.shape)}; they must be equal. "
-                "Check out_channels of the generator and the roles of the manifest."
-            )
+        check_prediction(pred, target)
         if player == "discriminator":
             return self._discriminator_losses(condition, target, pred.detach())
         if player == "generator":
@@ -93,9 +89,7 @@ class Pix2Pix:
         }
 
     def _generator_losses(self, condition: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        discriminator = self.players["discriminator"]
-        if isinstance(discriminator, DistributedDataParallel):
-            discriminator = discriminator.module  # frozen in this turn: its gradients need no synchronisation
+        discriminator = bare(self.players["discriminator"])
         on_fake = discriminator(torch.cat([condition, fake], dim=1))
         terms = {
             "g_gan": self.adversarial(on_fake, is_real=True, for_discriminator=False),
