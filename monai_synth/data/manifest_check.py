@@ -4,7 +4,6 @@ Voxel axes are called x, y, z in the order of the file's array; world coordinate
 """
 
 import functools
-import gzip
 import itertools
 import os
 import re
@@ -13,23 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (the name that its users know)
 
-from monai_synth.data.grids import Grid, covers_same_box, grid_difference, sizes
+from monai_synth.data.grids import Grid, covers_same_box, grid_difference
+from monai_synth.data.image_files import Problem, RefusedError, Severity, read_image
 from monai_synth.data.manifest import MAX_LISTED, Manifest
 from monai_synth.errors import ManifestError
 
 MIN_BELOW_HU, MAX_ABOVE_HU = -200, 100  # air and bone: no field of view of a patient lacks both sides
 DEFAULT_UNITS = {"ct": "HU"}
 LABEL_ROLE = re.compile(r"(masks?|labels?|seg|segmentation)(_.*)?|(.*_)?(masks?|labels?|seg|segmentation|body)")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
@@ -43,21 +36,6 @@ class Finding:
     message: str
     way_out: str
     severity: Severity = "error"
-
-
-class _Problem(NamedTuple):
-    rule: str
-    message: str
-    way_out: str
-    severity: Severity = "error"
-
-
-class _RefusedError(ManifestError):
-    """An image that is not looked at further."""
-
-    def __init__(self, rule: str, message: str, way_out: str) -> None:
-        super().__init__(message)
-        self.problem = _Problem(rule, message, way_out)
 
 
 def check_manifest(
@@ -173,36 +151,40 @@ def _check_case(
     units: Mapping[str, str],
     deep: bool,
     names: Callable[[Path], list[str]],
-) -> tuple[list[tuple[str, _Problem]], dict[str, str]]:
+) -> tuple[list[tuple[str, Problem]], dict[str, str]]:
     """Problems per role of one case, and the real path of every file that is there."""
-    found: list[tuple[str, _Problem]] = []
+    found: list[tuple[str, Problem]] = []
     real: dict[str, str] = {}
     grids: dict[str, Grid] = {}
     if not paths:
-        found.append(("", _Problem("has files", "no role has a path", "fill a cell, or remove the row")))
+        found.append(("", Problem("has files", "no role has a path", "fill a cell, or remove the row")))
     for role, cell in paths.items():
-        problems: list[_Problem] = []
+        problems: list[Problem] = []
         try:
             resolved = os.path.realpath(folder / cell)
             if not resolved.startswith(root.rstrip(os.sep) + os.sep):
                 way_out = "copy the file below the root, or pass a data_root that contains it"
-                problems.append(_Problem("inside root", f"{cell} leads to {resolved}, outside {root}", way_out))
+                problems.append(Problem("inside root", f"{cell} leads to {resolved}, outside {root}", way_out))
             elif not os.path.exists(resolved):
                 way_out = "correct the path or data_root, or restore the file"
                 if not re.search(r"[/.]", cell):
                     way_out += f"; if {role!r} holds no paths, rename the column to 'meta_{role}'"
-                problems.append(_Problem("exists", _absence(folder, cell, names), way_out))
+                problems.append(Problem("exists", _absence(folder, cell, names), way_out))
             else:
                 real[role] = resolved
                 if deep:
-                    data, grids[role], problems = _read(folder / cell)
+                    data, grids[role], problems = read_image(folder / cell)
                     problems += _check_values(data, role, units.get(role, ""))
-        except _RefusedError as refused:
+                    if cell.lower().endswith((".jpg", ".jpeg")) and _is_label_map(role, units.get(role, "")):
+                        message = f"{cell} is a JPEG, whose edges hold numbers between the labels"
+                        way_out = "save the labels as PNG, from the source"
+                        problems.append(Problem("lossless", message, way_out, "warning"))
+        except RefusedError as refused:
             problems.append(refused.problem)
         except Exception as error:  # readers raise anything on damaged files; each becomes a finding of its own
             reason = " ".join(str(error).split()) or "no reason given"
             message = f"{cell} cannot be read to its end ({type(error).__name__}: {reason})"
-            problems.append(_Problem("readable", message, "copy or export the file again"))
+            problems.append(Problem("readable", message, "copy or export the file again"))
         found += [(role, problem) for problem in problems]
     reference = next(iter(grids), "")
     for role, grid in itertools.islice(grids.items(), 1, None):
@@ -211,7 +193,7 @@ def _check_case(
             way_out = f"find out which header is right; if both are, resample onto the grid of {reference!r}"
             if covers_same:
                 way_out = "store both in one orientation"
-            found.append((role, _Problem("same grid", "; ".join(words), way_out)))
+            found.append((role, Problem("same grid", "; ".join(words), way_out)))
     return found, real
 
 
@@ -240,154 +222,66 @@ def _find_shared(users: Mapping[str, list[tuple[str, str, str]]]) -> Iterator[Fi
         yield Finding(case_id, patient_id, role, "used once", message, way_out, severity)
 
 
-def _read(path: Path) -> tuple[np.ndarray, Grid, list[_Problem]]:
-    """Read a whole image: data with axes (x, y, z) or, where the order does not matter, the reader's; and its grid."""
-    name = path.name.lower()
-    if name.endswith(NIFTI_SUFFIXES) and path.is_file():
-        return _read_nifti(path)
-    if path.is_dir():
-        image, problems = _read_dicom(path)
-    elif name.endswith((*ITK_SUFFIXES, *PICTURE_SUFFIXES)):
-        image, problems = sitk.ReadImage(str(path)), []
-    else:
-        known = ", ".join((*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES))
-        raise _RefusedError("format", f"{path.name}: the ending is not one of {known}", "convert it to .nii.gz")
-    dimension = image.GetDimension()
-    if dimension == 2 and name.endswith(PICTURE_SUFFIXES):
-        image, dimension = sitk.JoinSeries(image), 3
-    if dimension != 3:
-        raise _not_3d(path, image.GetSize())
-    if image.GetNumberOfComponentsPerPixel() > 1 and not name.endswith(PICTURE_SUFFIXES):
-        message = f"{path.name} has {image.GetNumberOfComponentsPerPixel()} channels per voxel; images have one"
-        raise _RefusedError("one channel", message, "write one file and one role per channel")
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    grid = Grid(image.GetSize(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # ITK is LPS
-    return sitk.GetArrayViewFromImage(image).copy(), grid, problems
+def _is_label_map(role: str, unit: str) -> bool:
+    return unit == "mask" or LABEL_ROLE.fullmatch(role) is not None
 
 
-def _not_3d(path: Path, shape: Sequence[int]) -> _RefusedError:
-    message = f"{path.name} is {len(shape)}D with shape {sizes(shape)}; images are 3D (an axis may have 1 voxel)"
-    way_out = "write one 3D file per time or channel" if len(shape) > 3 else "add an axis of one voxel"
-    return _RefusedError("3D", message, way_out)
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, Grid, list[_Problem]]:
-    raw = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        raw = gzip.decompress(raw)  # to the end: verifies the checksum, which a lazy reader does not reach
-    kinds = [each for each in (nib.Nifti1Image, nib.Nifti2Image) if each.header_class.may_contain_header(raw[:540])]
-    if not kinds:
-        raise _RefusedError("readable", f"{path.name} holds no NIfTI header", "copy or export the file again")
-    kind = kinds[0]
-    header = kind.header_class(raw[: kind.header_class.template_dtype.itemsize], check=False)
-    shape = header.get_data_shape()
-    if len(shape) != 3:
-        raise _not_3d(path, shape)
-    problems = []
-    if (steps := header["pixdim"][1:4]).min() <= 0 or not np.isfinite(steps).all():
-        message = f"{path.name} has the voxel spacing {sizes(steps)} mm in its header (pixdim)"
-        problems.append(_Problem("spacing", message, "export it again with a spacing above 0"))
-    image = kind.from_bytes(raw)
-    if image.affine is None or not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-12:
-        message = f"{path.name}: the affine spans no volume: {np.asarray(image.affine).tolist()}"
-        raise _RefusedError("affine", message, "export it again from DICOM")
-    grid = Grid(shape, image.affine)
-    sform, qform = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
-    if sform is not None and qform is not None:
-        distance_mm = np.linalg.norm(Grid(shape, sform).corners_mm() - Grid(shape, qform).corners_mm(), axis=1).max()
-        if distance_mm > 0.1:
-            message = f"{path.name}: sform and qform of the header disagree by up to {distance_mm:.1f} mm"
-            problems.append(_Problem("one affine", message, "set both to the right one: readers differ", "warning"))
-    return np.asanyarray(image.dataobj), grid, problems
-
-
-def refuse_bad_series(folder: Path) -> None:
-    """Stop on a DICOM folder that a reader would turn into a wrong volume without a word.
-
-    Raises:
-        ManifestError: if the folder holds several series, or slices at uneven distances.
-    """
-    _, problems = _read_dicom(folder)
-    for problem in problems:
-        raise ManifestError(f"DICOM folder {folder}: {problem.message}. Way out: {problem.way_out}.")
-
-
-def _read_dicom(folder: Path) -> tuple[sitk.Image, list[_Problem]]:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        message = f"folder {folder.name} holds {len(series)} readable DICOM series; it should hold one"
-        raise _RefusedError("one series", message, "put every series into a folder of its own")
-    reader = sitk.ImageSeriesReader()
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = reader.Execute()
-    if len(files) < 3 or not all(reader.HasMetaDataKey(number, "0020|0032") for number in range(len(files))):
-        return image, []
-    places = [
-        [float(value) for value in reader.GetMetaData(number, "0020|0032").split("\\")] for number in range(len(files))
-    ]
-    gaps_mm = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    if np.ptp(gaps_mm) > 0.01 + 0.01 * np.median(gaps_mm):
-        message = f"slices are {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm apart: one may be missing"
-        return image, [_Problem("even slices", message, "complete the series, or resample it")]
-    return image, []
-
-
-def _check_values(data: np.ndarray, role: str, unit: str) -> Iterator[_Problem]:
+def _check_values(data: np.ndarray, role: str, unit: str) -> Iterator[Problem]:
     if data.dtype.kind not in "biuf":
-        yield _Problem("values", f"voxels are {data.dtype}, not single numbers", "convert to one number per voxel")
+        yield Problem("values", f"voxels are {data.dtype}, not single numbers", "convert to one number per voxel")
         return
     if data.size == 0:
-        yield _Problem("values", f"the image has no voxels (shape {data.shape})", "export it again")
+        yield Problem("values", f"the image has no voxels (shape {data.shape})", "export it again")
         return
     if data.dtype.kind == "f" and not (is_finite := np.isfinite(data)).all():
         num_nan = int(np.isnan(data).sum())
         message = f"{int((~is_finite).sum())} of {data.size} voxels are not finite ({num_nan} NaN)"
-        yield _Problem("finite", message, "find out where they come from; replace them by the background's value")
+        yield Problem("finite", message, "find out where they come from; replace them by the background's value")
         data = data[is_finite]
         if data.size == 0:
             return
     low, high = data.min(), data.max()
-    if unit == "mask" or LABEL_ROLE.fullmatch(role):
+    if _is_label_map(role, unit):
         is_mask = unit == "mask" or re.search("mask|body", role) is not None
         yield from _check_labels(data, float(low), float(high), is_mask=is_mask)
     elif low == high:
-        yield _Problem("not constant", f"every voxel is {low:g}", "export it again, or remove the case")
+        yield Problem("not constant", f"every voxel is {low:g}", "export it again, or remove the case")
     elif unit == "HU":
         yield from _check_hu(float(low), float(high))
 
 
-def _check_labels(data: np.ndarray, low: float, high: float, *, is_mask: bool) -> Iterator[_Problem]:
+def _check_labels(data: np.ndarray, low: float, high: float, *, is_mask: bool) -> Iterator[Problem]:
     if data.ndim > 3:
+        is_grey = bool((data[..., :3] == data[..., :1]).all())
         message = f"a colour picture ({data.shape[-1]} channels), not one label per voxel"
-        yield _Problem("one channel", message, "save the labels as whole numbers in one channel")
+        if is_grey:
+            message = f"one label per voxel, but stored {data.shape[-1]} times, as a colour picture"
+        way_out = "save the labels as whole numbers in one channel"
+        yield Problem("one channel", message, way_out, "warning" if is_grey else "error")
     if data.dtype.kind == "f" and (fractional := np.abs(data - np.rint(data)) > 1e-3).any():
         message = f"{int(fractional.sum())} voxels are not whole numbers (first: {data[fractional].flat[0]:g})"
-        yield _Problem("whole numbers", message, "resample labels with nearest neighbour")
+        yield Problem("whole numbers", message, "resample labels with nearest neighbour")
     if low < 0:
-        yield _Problem("labels from 0", f"the lowest label is {low:g}", "number the labels from 0 (background)")
+        yield Problem("labels from 0", f"the lowest label is {low:g}", "number the labels from 0 (background)")
     if high <= 0:
         way_out = "draw it again, or leave the cell empty"
         severity: Severity = "error" if is_mask else "warning"
-        yield _Problem("not empty", "no voxel is above 0", way_out, severity)
+        yield Problem("not empty", "no voxel is above 0", way_out, severity)
 
 
-def _check_hu(low: float, high: float) -> Iterator[_Problem]:
+def _check_hu(low: float, high: float) -> Iterator[Problem]:
     found = f"values from {low:g} to {high:g}"
     if low >= 0 and high <= 255:
-        yield _Problem("HU", f"{found}: looks like 8-bit grey values, not HU", "convert the CT from DICOM again")
+        yield Problem("HU", f"{found}: looks like 8-bit grey values, not HU", "convert the CT from DICOM again")
     elif low >= -1.5 and high <= 1.5:
-        yield _Problem("HU", f"{found}: looks scaled to a network's range, not HU", "convert the CT from DICOM again")
+        yield Problem("HU", f"{found}: looks scaled to a network's range, not HU", "convert the CT from DICOM again")
     elif low >= 0:
         message = f"{found}: all positive, looks like stored values without the rescale intercept, not HU"
-        yield _Problem("HU", message, "apply rescale slope and intercept (often -1024)")
+        yield Problem("HU", message, "apply rescale slope and intercept (often -1024)")
     else:
         if low > MIN_BELOW_HU:
             message = f"{found}: the lowest is above {MIN_BELOW_HU} HU, so there is no air or it was clipped"
-            yield _Problem("HU", message, "use the unclipped CT, unless the piece really has none", "warning")
+            yield Problem("HU", message, "use the unclipped CT, unless the piece really has none", "warning")
         if high < MAX_ABOVE_HU:
             message = f"{found}: the highest is below {MAX_ABOVE_HU} HU, so there is no bone or it was clipped"
-            yield _Problem("HU", message, "use the unclipped CT, unless the piece really has none", "warning")
+            yield Problem("HU", message, "use the unclipped CT, unless the piece really has none", "warning")

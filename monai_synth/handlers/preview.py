@@ -22,8 +22,9 @@ class Preview:
     """Draws condition | target | prediction | error of the first validation cases as a PNG after each validation.
 
     Where the generator takes noise (its ``noise_channels`` is above 0), instead condition | target | several
-    predictions, each with another noise. Conditions that are one-hot label maps are shown in colours. Shown is the
-    slice through the middle of the mask along the last axis of the RAS-oriented volume.
+    predictions, each with another noise. Cases without a target (unpaired methods) show condition | prediction.
+    Conditions that are one-hot label maps are shown in colours. Of volumes the slice through the middle of the mask
+    along the last axis of the RAS-oriented volume is shown; pictures ``(C, X, Y)`` are shown whole, Y downwards.
 
     Args:
         directory: gets ``epoch_0010.png`` and so on.
@@ -71,24 +72,27 @@ class Preview:
 
     def _row(self, engine: Any, item: Mapping[str, Any]) -> list[Picture]:
         fraction, (low, high) = middle_fraction(item), self.window
-        target, pred = take_plane(item["target"], fraction), take_plane(item["pred"], fraction)
-        row: list[Picture] = [
-            (f"{item.get('case_id', '')}: condition", *condition_picture(item, fraction)),
-            (f"target, {low:g} to {high:g} {self.unit}", *image_picture(target, self.window)),
-        ]
+        target = take_plane(item["target"], fraction) if "target" in item else None
+        pred, shown = take_plane(item["pred"], fraction), f"{low:g} to {high:g} {self.unit}"
+        row: list[Picture] = [(f"{item.get('case_id', '')}: condition", *condition_picture(item, fraction))]
+        if target is not None:
+            row.append((f"target, {shown}", *image_picture(target, self.window)))
+            shown = "same window"
         if self.num_samples > 1 and getattr(engine.network, "noise_channels", 0) > 0:
             preds = [pred, *(take_plane(other, fraction) for other in self._more(engine, item))]
-            return row + [
-                (f"prediction {number}, same window", *image_picture(plane, self.window))
+            row += [
+                (f"prediction {number}, {shown}", *image_picture(plane, self.window))
                 for number, plane in enumerate(preds, start=1)
             ]
-        error = (pred - target).mean(axis=0)
-        style = {"cmap": "RdBu_r", "vmin": -self.error_limit, "vmax": self.error_limit}
-        return [
-            *row,
-            ("prediction, same window", *image_picture(pred, self.window)),
-            (f"error, ±{self.error_limit:g} {self.unit}", error, style),
-        ]
+        else:
+            row.append((f"prediction, {shown}", *image_picture(pred, self.window)))
+            if target is not None:
+                style = {"cmap": "RdBu_r", "vmin": -self.error_limit, "vmax": self.error_limit}
+                error = (pred - target).mean(axis=0)
+                row.append((f"error, ±{self.error_limit:g} {self.unit}", error, style))
+        # The first row of a drawing is on top: Y of a picture runs down already, anterior of a volume must run up.
+        is_picture = item["pred"].ndim == 3
+        return [(title, plane.swapaxes(0, 1) if is_picture else np.rot90(plane), style) for title, plane, style in row]
 
     def _more(self, engine: Any, item: Mapping[str, Any]) -> list[Any]:
         """Further predictions of a case, in physical units as the first one."""
@@ -109,7 +113,7 @@ class Preview:
         axes = figure.subplots(len(self._rows), num_columns, squeeze=False)
         for line, row in zip(axes, self._rows, strict=True):
             for axis, (title, plane, style) in zip(line, row, strict=False):
-                axis.imshow(np.rot90(plane), interpolation="nearest", **style)
+                axis.imshow(plane, interpolation="nearest", **style)
                 axis.set_title(title, fontsize=8)
                 axis.set_axis_off()
         file = self.directory / f"epoch_{engine.state.epoch:04d}.png"

@@ -44,14 +44,16 @@ def is_label_map(condition: Any) -> bool:
 
 
 def condition_picture(item: Mapping[str, Any], fraction: float) -> tuple[np.ndarray, dict[str, Any]]:
-    """What the network was given: label maps in colours, everything else in grey.
+    """What the network was given: label maps and pictures of three channels in colours, everything else in grey.
 
     Returns:
-        ``(X, Y)`` and how matplotlib shall draw it.
+        ``(X, Y)`` or ``(X, Y, 3)``, and how matplotlib shall draw it.
     """
     shown = item.get("native_condition", item["condition"])
     plane = take_plane(shown, fraction)
     if not is_label_map(item["condition"]):
+        if plane.shape[0] == 3 and shown.ndim == 3:  # the three channels of a volume are neighbours or modalities
+            return image_picture(plane, (float(plane.min()), max(float(plane.max()), float(plane.min()) + 1e-6)))
         return plane[0], {"cmap": "gray"}
     # Of edge maps behind the classes nothing is seen: where all are 1, the first channel wins.
     ids = plane.argmax(axis=0) if is_label_map(shown) else np.round(plane[0]).astype(int)

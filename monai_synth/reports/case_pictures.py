@@ -34,17 +34,24 @@ ROLES = ("condition", "target", "mask", "prediction")
 
 @dataclass(frozen=True)
 class Display:
-    """How images are shown: unit and window of target and prediction, contract of the condition."""
+    """How images are shown: unit and window of target and prediction, contract of the condition, what there is.
+
+    Attributes:
+        is_paired: whether there are targets; without, condition and prediction are all there is to show.
+        is_masked: whether only the voxels of the mask count.
+    """
 
     unit: str = "HU"
     target_window: tuple[float, float] | None = DISPLAY_HU
     condition_unit: str = "a.u."
     is_condition_in_window: bool = False
+    is_paired: bool = True
+    is_masked: bool = True
 
 
 @dataclass
 class Slice:
-    """Pixels of one view, ready to be drawn; ``None`` where an image is missing."""
+    """Pixels of one view, ready to be drawn: grey ``(rows, columns)`` or colours ``(rows, columns, 3)``."""
 
     view: View
     caption: str
@@ -64,6 +71,7 @@ class CasePictures:
     target_window: tuple[float, float] = DISPLAY_HU
     condition_window: tuple[float, float] = (0.0, 1.0)
     is_label_map: bool = False
+    is_picture: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,13 @@ class Panel:
     edges: tuple[str, str, str, str] | None
 
 
-def display_from(intensity: Any, *, window_hu: tuple[float, float] = DISPLAY_HU) -> Display:
+def display_from(
+    intensity: Any,
+    *,
+    window_hu: tuple[float, float] = DISPLAY_HU,
+    is_paired: bool = True,
+    is_masked: bool = True,
+) -> Display:
     """Choose windows from the intensity contract of ``run.json``."""
     contracts = intensity if isinstance(intensity, dict) else {}
     target, condition = contracts.get("target") or {}, contracts.get("condition") or {}
@@ -91,6 +105,8 @@ def display_from(intensity: Any, *, window_hu: tuple[float, float] = DISPLAY_HU)
         target_window=window,
         condition_unit=str(condition.get("unit") or "a.u."),
         is_condition_in_window=unit == "HU" and condition.get("unit") == "HU",
+        is_paired=is_paired,
+        is_masked=is_masked,
     )
 
 
@@ -104,13 +120,16 @@ def collect(row: dict[str, Any], *, run_dir: Path, display: Display, has_worst_s
         has_worst_slice: add the slice with the largest mean error.
     """
     pictures = CasePictures()
-    volumes = {role: volume for role in ROLES if (volume := _load(row, role, run_dir, pictures)) is not None}
+    left_out = {*(() if display.is_paired else ("target",)), *(() if display.is_masked else ("mask",))}
+    roles = [role for role in ROLES if role not in left_out]
+    volumes = {role: volume for role in roles if (volume := _load(row, role, run_dir, pictures)) is not None}
     reference = volumes.get("target") or volumes.get("prediction") or volumes.get("condition")
     if reference is None:
         return pictures
     for role, volume in list(volumes.items()):
         if volume.array.shape != reference.array.shape:
-            shapes = f"{_shape(volume)} voxels, the target {_shape(reference)}"
+            other = "target" if "target" in volumes else "prediction" if "prediction" in volumes else "condition"
+            shapes = f"{_shape(volume)} voxels, the {other} {_shape(reference)}"
             pictures.reasons[role] = f"is on another grid ({shapes})"
             del volumes[role]
         elif (shift_mm := _shift_mm(volume, reference)) > 0.5 * min(reference.spacing_mm):
@@ -122,9 +141,12 @@ def collect(row: dict[str, Any], *, run_dir: Path, display: Display, has_worst_s
         if "mask" in pictures.reasons and row.get("mask"):
             pictures.notes.append(f"Mask {pictures.reasons['mask']}: the whole image is shown as if it counted.")
     error = None
+    pictures.is_picture = reference.is_picture
     if "prediction" in volumes and "target" in volumes:
-        error = volumes["prediction"].array - volumes["target"].array
-        _check_number(error[mask], row, display.unit, pictures)
+        difference = _difference(volumes["prediction"], volumes["target"], pictures)
+        error = None if difference is None else difference.mean(axis=-1)
+        if difference is not None:
+            _check_number(np.abs(difference[mask]), row, display, pictures)
     _set_windows(pictures, volumes, mask, display)
     if reference.tilt_deg > OBLIQUE_DEG:
         pictures.notes.append(
@@ -137,7 +159,7 @@ def collect(row: dict[str, Any], *, run_dir: Path, display: Display, has_worst_s
             views = [View(worst.axis, worst.index, f"{views[0].reason}, also the {worst.reason}")]
         else:
             views.append(worst)
-    box = crop_box(mask, reference.spacing_mm)
+    box = (slice(None),) * 3 if reference.is_picture else crop_box(mask, reference.spacing_mm)
     pictures.slices = [_cut(view, box, reference, volumes, mask, error, display.unit) for view in views]
     return pictures
 
@@ -157,22 +179,29 @@ def error_limit(cases: Sequence[CasePictures]) -> float:
 
 def draw(cut: Slice, pictures: CasePictures, *, display: Display, limit: float) -> list[Panel]:
     """Draw the four panels of one slice."""
-    edges = EDGES[cut.view.axis]
+    edges = None if pictures.is_picture else EDGES[cut.view.axis]
     row = []
     for role, window, unit in (
         ("condition", pictures.condition_window, display.condition_unit),
         ("target", pictures.target_window, display.unit),
         ("prediction", pictures.target_window, display.unit),
     ):
+        if role == "target" and not display.is_paired:
+            continue
         title = role.capitalize()
         if role not in cut.images:
             row.append(Panel(title, None, pictures.reasons.get(role, "is missing"), "", (), None))
         elif role == "condition" and pictures.is_label_map:
             source = panels.label_panel(cut.images[role], pixel_mm=cut.pixel_mm)
             row.append(Panel(title, source, "", "", ("label map, one colour per id",), edges))
+        elif cut.images[role].ndim == 3:
+            source = panels.colour_panel(cut.images[role], window=window, pixel_mm=cut.pixel_mm)
+            row.append(Panel(title, source, "", "", (f"colours, {' to '.join(_grey_scale(window, unit))}",), edges))
         else:
             source = panels.grey_panel(cut.images[role], window=window, pixel_mm=cut.pixel_mm)
             row.append(Panel(title, source, "", "grey", _grey_scale(window, unit), edges))
+    if not display.is_paired:
+        return row
     title = f"Prediction {MINUS} target"
     if cut.error is None:
         row.append(Panel(title, None, "needs both target and prediction", "", (), None))
@@ -194,17 +223,28 @@ def _load(row: dict[str, Any], role: str, run_dir: Path, pictures: CasePictures)
     if role == "prediction" and not file.exists() and moved.exists():
         file = moved
     try:
-        volume = read_volume(file)
+        volume = read_volume(file, is_label_map=role in ("condition", "mask"))
     except UnreadableImage as reason:
         pictures.reasons[role] = str(reason)
         return None
-    if num_files > 1 or volume.num_channels > 1:
+    if num_files > 1 or (volume.num_channels > 1 and volume.colours is None):
         pictures.notes.append(f"The {role} has {max(num_files, volume.num_channels)} channels; the first is shown.")
     return volume
 
 
 def _shape(volume: Volume) -> str:
-    return " \N{MULTIPLICATION SIGN} ".join(str(size) for size in volume.array.shape)
+    sizes = volume.array.shape[:2] if volume.is_picture else volume.array.shape
+    return " \N{MULTIPLICATION SIGN} ".join(str(size) for size in sizes)
+
+
+def _difference(prediction: Volume, target: Volume, pictures: CasePictures) -> NDArray[Any] | None:
+    """Prediction - target, ``(x, y, z, channels)``; nothing where one is in colours and the other grey."""
+    if (prediction.colours is None) != (target.colours is None):
+        pictures.notes.append("One of prediction and target has colours and the other has not: no error is shown.")
+        return None
+    if prediction.colours is None or target.colours is None:
+        return (prediction.array - target.array)[..., None]
+    return prediction.colours - target.colours
 
 
 def _shift_mm(volume: Volume, reference: Volume) -> float:
@@ -216,19 +256,20 @@ def _shift_mm(volume: Volume, reference: Volume) -> float:
     return float(np.linalg.norm(offset[:3], axis=0).max())
 
 
-def _check_number(errors: NDArray[Any], row: dict[str, Any], unit: str, pictures: CasePictures) -> None:
+def _check_number(errors: NDArray[Any], row: dict[str, Any], display: Display, pictures: CasePictures) -> None:
     """Say when the files on disk do not give the number in the table."""
-    broken = int((~np.isfinite(errors)).sum())
+    broken = int((~np.isfinite(errors).all(axis=-1)).sum())
     if broken:
         pictures.notes.append(f"{broken} voxels inside the mask are not finite (black in the error map).")
-    recorded = row.get("mae_hu", float("nan"))
+    recorded = row.get("mae_hu", row.get("mae", float("nan")))
     if errors.size == 0 or broken or not np.isfinite(recorded):
         return
-    found = float(np.abs(errors).mean(dtype=np.float64))
+    found = float(errors.mean(dtype=np.float64))
     if abs(found - recorded) > max(1.0, 0.01 * abs(recorded)):
+        kind = "a masked" if display.is_masked else "an"
         pictures.notes.append(
-            f"The files shown give a masked MAE of {number(found, 1)} {unit}, cases.csv says {number(recorded, 1)} "
-            f"{unit}: one of them is from another evaluation."
+            f"The files shown give {kind} MAE of {number(found, 1)} {display.unit}, cases.csv says "
+            f"{number(recorded, 1)} {display.unit}: one of them is from another evaluation."
         )
 
 
@@ -244,8 +285,11 @@ def _set_windows(pictures: CasePictures, volumes: dict[str, Volume], mask: NDArr
     if display.is_condition_in_window:
         pictures.condition_window = pictures.target_window
         return
-    pictures.is_label_map = condition.is_integer and np.unique(condition.array).size <= MAX_LABELS
-    pictures.condition_window = _robust_window(condition.array, mask)
+    if condition.colours is None:
+        pictures.is_label_map = condition.is_integer and np.unique(condition.array).size <= MAX_LABELS
+        pictures.condition_window = _robust_window(condition.array, mask)
+    else:
+        pictures.condition_window = (0.0, 255.0)
 
 
 def _robust_window(image: NDArray[Any], mask: NDArray[Any]) -> tuple[float, float]:
@@ -273,10 +317,16 @@ def _cut(
         f"{view.plane.capitalize()} {which}, {AXIS_LETTERS[view.axis]} = {number(position_mm(reference, view), 1)} mm "
         f"(RAS); {view.reason}."
     )
-    if flat_error is not None and flat_mask.any():
+    if reference.is_picture:
+        caption = f"The whole picture, {_shape(reference)} pixels."
+    elif flat_error is not None and flat_mask.any():
         mean = float(np.abs(flat_error[flat_mask]).mean(dtype=np.float64))
         caption += f" MAE inside the mask of this slice: {number(mean, 1)} {unit}."
-    images = {role: lay_out(volume.array, view, box) for role, volume in volumes.items() if role != "mask"}
+    images = {
+        role: lay_out(volume.array if volume.colours is None else volume.colours, view, box)
+        for role, volume in volumes.items()
+        if role != "mask"
+    }
     return Slice(view, caption, pixel_mm(reference, view), flat_mask, images, flat_error)
 
 

@@ -22,13 +22,20 @@ MIN_BOX_CASES = 5
 NOT_A_LOSS = ("epoch", "seconds", "lr")
 
 
-def learning_curves(history: pd.DataFrame, *, key: str = "val_mae_hu", best_epoch: int | None = None) -> str | None:
+def learning_curves(
+    history: pd.DataFrame,
+    *,
+    key: str = "val_mae_hu",
+    best_epoch: int | None = None,
+    units: Mapping[str, str] | None = None,
+) -> str | None:
     """Losses of both players and the validation metric by epoch.
 
     Args:
         history: one row per epoch: ``epoch``, loss columns, ``val_*`` columns (NaN where not validated).
         key: validation column to draw.
         best_epoch: epoch of the checkpoint, drawn as a vertical line.
+        units: of metrics that do not carry their own.
 
     Returns:
         Data URI, or ``None`` when there is nothing to draw.
@@ -43,7 +50,7 @@ def learning_curves(history: pd.DataFrame, *, key: str = "val_mae_hu", best_epoc
     validation = [name for name in history.columns if name.startswith("val_") and history[name].notna().any()]
     if key not in validation and validation:
         key = validation[0]
-    what = quantity(key.removeprefix("val_"))
+    what = quantity(key.removeprefix("val_"), unit=(units or {}).get(key.removeprefix("val_"), ""))
     unit = f" / {what.unit}" if what.unit not in ("", "1") else ""
     groups = [*groups, (f"Validation {what.label}{unit}", [key] if validation else [])]
     groups = [group for group in groups if group[1]]
@@ -80,12 +87,16 @@ def learning_curves(history: pd.DataFrame, *, key: str = "val_mae_hu", best_epoc
     return _data_uri(figure)
 
 
-def case_plot(values: Mapping[str, Sequence[float]], *, metric: str = "mae_hu") -> str | None:
+def case_plot(
+    values: Mapping[str, Sequence[float]], *, metric: str = "mae_hu", axis: str = "masked MAE", unit: str = ""
+) -> str | None:
     """Box and points per method, one point per case.
 
     Args:
         values: per method the metric of each case; NaN is left out.
-        metric: name of the metric, for the axis.
+        metric: what the values are.
+        axis: what the axis calls it.
+        unit: of a metric that does not carry its own.
 
     Returns:
         Data URI, or ``None`` when no value is finite.
@@ -113,9 +124,11 @@ def case_plot(values: Mapping[str, Sequence[float]], *, metric: str = "mae_hu") 
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
     axes.set_ylim(len(finite) - 0.5, -0.5)
-    axes.set_xlim(left=0)
-    what = quantity(metric)
-    axes.set_xlabel(f"masked {what.label} per case / {what.unit}", fontsize=8, color=MUTED)
+    what = quantity(metric, unit=unit)
+    if what.better == "lower":
+        axes.set_xlim(left=0)
+    unit = f" / {what.unit}" if what.unit not in ("", "1") else ""
+    axes.set_xlabel(f"{axis} per case{unit}", fontsize=8, color=MUTED)
     _calm(axes)
     return _data_uri(figure)
 

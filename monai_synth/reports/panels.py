@@ -24,6 +24,15 @@ def grey_panel(image: NDArray[np.generic], *, window: tuple[float, float], pixel
     return _data_uri(Image.fromarray((np.clip(scaled, 0, 1) * 255).round().astype(np.uint8)))
 
 
+def colour_panel(image: NDArray[np.generic], *, window: tuple[float, float], pixel_mm: tuple[float, float]) -> str:
+    """Picture of ``image`` (rows, columns, 3) in its colours, from ``window[0]`` to ``window[1]`` in each."""
+    low, high = window
+    finite = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=low, posinf=high, neginf=low)
+    channels = [_resize(finite[..., channel], pixel_mm, is_smooth=True) for channel in range(3)]
+    scaled = (np.stack(channels, axis=-1) - low) / max(high - low, 1e-6)
+    return _data_uri(Image.fromarray((np.clip(scaled, 0, 1) * 255).round().astype(np.uint8)))
+
+
 def error_panel(
     error: NDArray[np.generic], mask: NDArray[np.generic], *, limit: float, pixel_mm: tuple[float, float]
 ) -> str:

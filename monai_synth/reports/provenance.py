@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from monai_synth.reports.quantities import MINUS
+from monai_synth.reports.quantities import MINUS, quantity
 from monai_synth.reports.run_folder import RunFolder
 
 MAX_PATIENTS = 40
@@ -64,8 +64,10 @@ def network_words(role: str, network: Any) -> str:
     return f"{role}: {network.get('class', 'class not recorded')}, {size}"
 
 
-def mask_words(roles: dict[str, Any]) -> str:
-    """What the mask of the metrics is."""
+def mask_words(roles: dict[str, Any], evaluation: dict[str, Any] | None = None) -> str:
+    """What the mask of the metrics is; ``evaluation`` says whether they used it."""
+    if "scored_inside" in (evaluation or {}) and not (evaluation or {})["scored_inside"]:
+        return "every pixel of the image"
     if roles.get("mask"):
         return f"only voxels inside the mask: where the image of manifest column '{roles['mask']}' is not 0"
     if roles:
@@ -108,6 +110,39 @@ def preset_words(preset: str | None) -> str:
     return f"Preset {preset}: {rule}."
 
 
+def scores_words(evaluation: dict[str, Any]) -> str:
+    """Definition of the metrics of ``evaluation.json``, as far as it is recorded and known here."""
+    parts = []
+    if evaluation.get("preset") or not (evaluation.get("distribution") or "data_range" in evaluation):
+        parts.append(preset_words(evaluation.get("preset")))
+    if "data_range" in evaluation:
+        window = (evaluation.get("ssim") or {}).get("window")
+        size = f"; SSIM with a Gaussian window of {window} pixels" if window else ""
+        span = f"{plain(evaluation['data_range'])} {evaluation.get('unit', '')}"
+        parts.append(f"PSNR and SSIM for a range of {span}{size}.")
+    for metric, about in (evaluation.get("distribution") or {}).items():
+        parts.append(_distribution_words(metric, about if isinstance(about, dict) else {}))
+    return " ".join(parts)
+
+
+def _distribution_words(metric: str, about: dict[str, Any]) -> str:
+    """How a distance between sets came about: features, kernel and numbers of images."""
+    label = quantity(metric).label
+    what = f"{label[:1].upper()}{label[1:]}: distance between all predictions and a set of real images"
+    counts = [
+        f"{about[key]} {words}"
+        for key, words in (("num_images", "predictions"), ("num_reference", "real images"))
+        if about.get(key) is not None
+    ]
+    what += f" ({', '.join(counts)})" if counts else ""
+    if about.get("extractor"):
+        features = f"{about['num_features']} " if about.get("num_features") else ""
+        what += f" by {features}features of {about['extractor']}"
+    what += f"; {about['kernel']}" if about.get("kernel") else ""
+    what += "; its interval by a jackknife over patients"
+    return f"{what}. Values around 0, also below, mean no difference; values by other features are not comparable."
+
+
 def plain(value: Any) -> str:
     """A number without needless digits and with a true minus sign; any other value as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -138,8 +173,10 @@ def _task(roles: dict[str, Any]) -> str:
         value = roles.get(role)
         return " + ".join(map(str, value)) if isinstance(value, list) else str(value)
 
-    if not roles.get("condition") or not roles.get("target"):
+    if not roles.get("condition"):
         return ""
+    if not roles.get("target"):
+        return f"condition: {words('condition')}, no target"
     mask = f", mask: {words('mask')}" if roles.get("mask") else ", no mask"
     return f"condition: {words('condition')} \N{RIGHTWARDS ARROW} target: {words('target')}{mask}"
 

@@ -4,7 +4,9 @@ A number that does not exist (NaN) is written as an en dash, never as 0.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -34,6 +36,11 @@ _KNOWN = {
     "ssim": Quantity("SSIM", "1", 3, "higher", _SMALL),
     "ssim_2d": Quantity("SSIM 2D", "1", 3, "higher", "the mask lies only along the border"),
     "ms_ssim": Quantity("MS-SSIM", "1", 3, "higher", _SMALL),
+    # Without a unit of their own: that of the images, from summary.csv.
+    "mae": Quantity("MAE", "", 2, "lower", _NO_VOXELS),
+    "rmse": Quantity("RMSE", "", 2, "lower", _NO_VOXELS),
+    "pearson": Quantity("Pearson correlation", "1", 3, "higher", "an image is constant where it counts"),
+    "texture_kid": Quantity("texture KID", "1", 2, "lower", "a distance between sets needs two predictions or more"),
 }
 
 
@@ -47,16 +54,28 @@ def quantity(metric: str, *, unit: str = "") -> Quantity:
 
     Args:
         metric: column of ``cases.csv`` or value of ``metric`` in ``summary.csv``.
-        unit: unit of a metric that is not known here.
+        unit: unit of a metric whose unit is not known here.
     """
     if metric in _KNOWN:
-        return _KNOWN[metric]
+        what = _KNOWN[metric]
+        return what if what.unit else replace(what, unit=unit)
     if metric.startswith(("mae_", "me_")) and metric.endswith("_hu"):
         kind, _, rest = metric.removesuffix("_hu").partition("_")
         region = rest.replace("_", " ")
         reason = f"inside the mask no voxel of the target is {region}"
         return Quantity(f"{kind.upper()} {region}", "HU", 1, "lower" if kind == "mae" else "near 0", reason)
     return Quantity(metric.replace("_", " "), unit, 3, "", "no value was computed")
+
+
+def name_of(metric: str, evaluation: Mapping[str, Any]) -> str:
+    """A metric's name in a sentence: ``masked MAE`` where only the voxels of a mask count.
+
+    Args:
+        metric: its column name.
+        evaluation: ``evaluation.json``; ``scored_inside`` is the key of the mask, scores in HU always have one.
+    """
+    is_masked = metric.endswith("_hu") or (metric in ("mae", "rmse") and bool(evaluation.get("scored_inside")))
+    return f"masked {quantity(metric).label}" if is_masked else quantity(metric).label
 
 
 def number(value: float, decimals: int) -> str:

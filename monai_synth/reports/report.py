@@ -9,8 +9,8 @@ from jinja2 import Environment, StrictUndefined
 from monai_synth.errors import ConfigError
 from monai_synth.reports import case_pictures, charts, panels, provenance, results, verdict
 from monai_synth.reports.case_pictures import DISPLAY_HU, CasePictures, Display
-from monai_synth.reports.quantities import MINUS, estimates
-from monai_synth.reports.run_folder import MODEL, RunFolder, read_run
+from monai_synth.reports.quantities import MINUS, estimates, name_of, quantity
+from monai_synth.reports.run_folder import MODEL, REAL_IMAGES, RunFolder, read_run
 from monai_synth.reports.views import MARGIN_MM
 
 MAX_CASES = 12
@@ -54,7 +54,9 @@ def write_report(
 
 
 def _content(run: RunFolder, *, window_hu: tuple[float, float], max_cases: int) -> dict[str, Any]:
-    baseline = verdict.best_baseline(estimates(run.summary))
+    found = estimates(run.summary)
+    leading = run.key_metric if run.case_metric is None else run.case_metric
+    baseline = verdict.best_baseline(found, leading)
     epoch = provenance.checkpoint_epoch(run)
     cases = run.cases if run.cases is not None and not run.cases.empty else None
     content: dict[str, Any] = {
@@ -63,14 +65,22 @@ def _content(run: RunFolder, *, window_hu: tuple[float, float], max_cases: int) 
         "verdict": verdict.judge(run),
         "missing": run.missing,
         "facts": provenance.provenance(run) if run.run else [],
-        "curves": None if run.history is None else charts.learning_curves(run.history, best_epoch=epoch),
+        "curves": None
+        if run.history is None
+        else charts.learning_curves(run.history, key=f"val_{run.key_metric}", best_epoch=epoch, units=run.units),
         "has_history": run.history is not None,
         "epoch": epoch,
-        "results": None if run.summary is None or run.summary.empty else results.results_table(run.summary),
+        "results": None
+        if run.summary is None or run.summary.empty
+        else results.results_table(run.summary, key_metric=run.key_metric),
         "baseline": None if baseline is None else baseline.method,
+        "has_other_methods": any(method not in (MODEL, REAL_IMAGES) for method, _ in found),
+        "is_scored": run.cases is None or bool(run.case_metrics),
+        "has_signed_error": any(metric.startswith("me_") for _, metric in found),
+        "error_name": None if run.case_metric is None else name_of(run.case_metric, run.evaluation),
         "split": str(run.evaluation.get("split") or "unknown"),
-        "preset": provenance.preset_words(run.evaluation.get("preset")),
-        "mask": provenance.mask_words(run.run.get("roles") or {}),
+        "preset": provenance.scores_words(run.evaluation),
+        "mask": provenance.mask_words(run.run.get("roles") or {}, run.evaluation),
         "bins": provenance.bins_words(run.evaluation.get("bins_hu")),
         "evaluate": run.evaluate_command,
         "plot": None,
@@ -79,30 +89,48 @@ def _content(run: RunFolder, *, window_hu: tuple[float, float], max_cases: int) 
     }
     if cases is None:
         return content
-    display = case_pictures.display_from(run.run.get("intensity"), window_hu=window_hu)
+    display = case_pictures.display_from(
+        run.run.get("intensity"),
+        window_hu=window_hu,
+        is_paired=bool(run.case_metrics),
+        is_masked=run.evaluation.get("scored_inside", "mask") is not None,
+    )
     content |= {
         "plot": _plot(run, cases),
-        "table": results.cases_table(
-            cases, baseline=None if baseline is None else baseline.method, limit=MAX_TABLE_ROWS
+        "table": None
+        if run.case_metric is None
+        else results.cases_table(
+            cases,
+            baseline=None if baseline is None else baseline.method,
+            limit=MAX_TABLE_ROWS,
+            metric=run.case_metric,
+            units=run.units,
         ),
         "num_table_rows": MAX_TABLE_ROWS,
+        "table_order": _table_order(run),
         **_pictures(run, cases, display=display, max_cases=max_cases),
     }
     return content
 
 
 def _plot(run: RunFolder, cases: Any) -> str | None:
-    if verdict.KEY_METRIC not in cases:
+    leading = run.case_metric
+    if leading is None:
         return None
     found = estimates(run.summary)
     methods = list(dict.fromkeys(cases["method"]))
-    order = {name: entry.mean for (name, metric), entry in found.items() if metric == verdict.KEY_METRIC}
+    order = {name: entry.mean for (name, metric), entry in found.items() if metric == leading}
     methods.sort(key=lambda name: (name != MODEL, order.get(name, float("inf"))))
-    return charts.case_plot({name: list(cases.loc[cases["method"] == name, verdict.KEY_METRIC]) for name in methods})
+    return charts.case_plot(
+        {name: list(cases.loc[cases["method"] == name, leading]) for name in methods},
+        metric=leading,
+        axis=name_of(leading, run.evaluation),
+        unit=run.units.get(leading, ""),
+    )
 
 
 def _pictures(run: RunFolder, cases: Any, *, display: Display, max_cases: int) -> dict[str, Any]:
-    worst = results.worst_first(cases)
+    worst = results.worst_first(cases, run.case_metric)
     rows = results.rows_of(worst.head(max_cases))
     collected: list[CasePictures] = [
         case_pictures.collect(row, run_dir=run.path, display=display, has_worst_slice=rank < NUM_WORST_SLICES)
@@ -119,11 +147,12 @@ def _pictures(run: RunFolder, cases: Any, *, display: Display, max_cases: int) -
             {
                 "id": row["case_id"],
                 "patient": patient if patient != row["case_id"] else "",
-                "numbers": results.case_numbers(row),
+                "numbers": results.case_numbers(row, run.units),
                 "views": views,
                 "notes": pictures.notes,
                 "lost": pictures.reasons if not pictures.slices else {},
                 "is_incomplete": any(role in pictures.reasons for role in ("target", "prediction")),
+                "is_picture": pictures.is_picture,
             }
         )
     window = display.target_window
@@ -134,6 +163,10 @@ def _pictures(run: RunFolder, cases: Any, *, display: Display, max_cases: int) -
         "num_worst_slices": min(NUM_WORST_SLICES, len(rows)),
         "margin_mm": MARGIN_MM,
         "condition_window": _condition_words(display),
+        "is_paired": display.is_paired,
+        "is_masked": display.is_masked,
+        "are_pictures": any(case["is_picture"] for case in shown),
+        "order": _order_words(run, num_cases=len(worst), num_shown=len(rows)),
         "window": "percentile 1 to 99 of each target inside its mask"
         if window is None
         else f"{window[0]:.0f} to {window[1]:.0f} {display.unit}".replace("-", MINUS),
@@ -141,6 +174,26 @@ def _pictures(run: RunFolder, cases: Any, *, display: Display, max_cases: int) -
         "grey_bar": panels.grey_bar(),
         "error_bar": panels.error_bar(),
     }
+
+
+def _order_words(run: RunFolder, *, num_cases: int, num_shown: int) -> str:
+    """Which cases are shown, and in which order."""
+    if num_shown == num_cases:
+        worst = ", worst first" if run.case_metric else ""
+        return "The only case" if num_cases == 1 else f"All {num_cases} cases{worst}"
+    left = f"{num_cases - num_shown} are left out"
+    if run.case_metric is None:
+        return f"The first {num_shown} of {num_cases} cases; {left}"
+    side = "smallest" if quantity(run.case_metric).better == "higher" else "largest"
+    name = name_of(run.case_metric, run.evaluation)
+    return f"The {num_shown} cases with the {side} {name} of {num_cases}, worst first; {left}"
+
+
+def _table_order(run: RunFolder) -> str:
+    if run.case_metric is None:
+        return "In the order of cases.csv"
+    side = "rising" if quantity(run.case_metric).better == "higher" else "falling"
+    return f"By {side} {name_of(run.case_metric, run.evaluation)}"
 
 
 def _condition_words(display: Display) -> str:

@@ -1,17 +1,14 @@
 """Tables of numbers: methods x metrics from ``summary.csv``, and all cases of the model from ``cases.csv``."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from monai_synth.reports.quantities import Estimate, estimates, method_label, number, quantity, with_unit
-from monai_synth.reports.run_folder import CASE_TEXT, MODEL
-from monai_synth.reports.verdict import KEY_METRIC
-
-NOT_METRICS = (*CASE_TEXT, "fold")
+from monai_synth.reports.run_folder import ERRORS, MODEL, NOT_METRICS, metric_columns
 
 
 class Footnotes:
@@ -50,11 +47,11 @@ class Table:
     footnotes: list[tuple[str, str]]
 
 
-def results_table(summary: pd.DataFrame) -> Table:
-    """Mean and 95 % interval of each metric; the model first, then the baselines by masked MAE."""
+def results_table(summary: pd.DataFrame, *, key_metric: str = ERRORS[0]) -> Table:
+    """Mean and 95 % interval of each metric; the model first, then the baselines, best first by ``key_metric``."""
     found, notes = estimates(summary), Footnotes()
     metrics = [name for name in dict.fromkeys(metric for _, metric in found) if not _is_replaced(name, found)]
-    methods = sorted(dict.fromkeys(method for method, _ in found), key=lambda name: _rank(name, found))
+    methods = sorted(dict.fromkeys(method for method, _ in found), key=lambda name: _rank(name, key_metric, found))
     header = [("n", "patients", "")]
     for metric in metrics:
         what = quantity(metric, unit=next(entry.unit for key, entry in found.items() if key[1] == metric))
@@ -68,36 +65,41 @@ def results_table(summary: pd.DataFrame) -> Table:
     return Table(header, rows, notes.lines)
 
 
-def cases_table(cases: pd.DataFrame, *, baseline: str | None, limit: int) -> Table:
-    """Every case of the model, worst first, beside the MAE of the best baseline; at most ``limit`` rows."""
-    model, notes = worst_first(cases), Footnotes()
+def cases_table(
+    cases: pd.DataFrame,
+    *,
+    baseline: str | None,
+    limit: int,
+    metric: str | None = ERRORS[0],
+    units: Mapping[str, str] | None = None,
+) -> Table:
+    """Every case of the model, worst first by ``metric``, beside that of the best baseline; at most ``limit`` rows."""
+    model, notes, units = worst_first(cases, metric), Footnotes(), units or {}
     metrics = [name for name in metric_columns(cases) if name != "ssim" or cases[name].notna().any()]
-    header = [(what.label, what.unit, what.better) for what in map(quantity, metrics)]
+    described = {name: quantity(name, unit=units.get(name, "")) for name in metrics}
+    header = [(what.label, what.unit, what.better) for what in described.values()]
     other: dict[Any, float] = {}
-    if baseline is not None and KEY_METRIC in cases:
+    if baseline is not None and metric in described:
         others = cases[cases["method"] == baseline]
-        other = dict(zip(others["case_id"], others[KEY_METRIC], strict=True))
-        header.append(("MAE baseline", "HU", "lower"))
+        other = dict(zip(others["case_id"], others[metric], strict=True))
+        what = described[metric]
+        header.append((f"{what.label} baseline", what.unit, what.better))
     rows = []
     for row in model.head(limit).to_dict("records"):
-        cells = [_value_cell(row[metric], metric, notes) for metric in metrics]
-        if other:
-            cells.append(_value_cell(other.get(row["case_id"], math.nan), KEY_METRIC, notes))
+        cells = [_value_cell(row[name], name, notes) for name in metrics]
+        if other and metric is not None:
+            cells.append(_value_cell(other.get(row["case_id"], math.nan), metric, notes))
         rows.append((row["case_id"], cells, False))
     return Table(header, rows, notes.lines)
 
 
-def worst_first(cases: pd.DataFrame) -> pd.DataFrame:
-    """The model's cases by falling masked MAE; cases without a value last."""
+def worst_first(cases: pd.DataFrame, metric: str | None = ERRORS[0]) -> pd.DataFrame:
+    """The model's cases, worst first by ``metric``; cases without a value last."""
     rows = cases[cases["method"] == MODEL]
-    if KEY_METRIC not in rows:
+    if metric is None or metric not in rows:
         return rows
-    return rows.sort_values(KEY_METRIC, ascending=False, na_position="last", kind="stable")
-
-
-def metric_columns(cases: pd.DataFrame) -> list[str]:
-    """Columns of ``cases.csv`` that hold metrics."""
-    return [name for name in cases.columns if name not in NOT_METRICS and is_numeric_dtype(cases[name])]
+    is_score = quantity(metric).better == "higher"
+    return rows.sort_values(metric, ascending=is_score, na_position="last", kind="stable")
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -105,15 +107,15 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def case_numbers(row: dict[str, Any]) -> str:
-    """The numbers of one case: ``MAE 61.2 HU, ME -3.0 HU, ...``."""
-    parts = []
+def case_numbers(row: dict[str, Any], units: Mapping[str, str] | None = None) -> str:
+    """The numbers of one case: ``MAE 61.2 HU, ME -3.0 HU, ...``; ``units`` of metrics that do not carry their own."""
+    parts, units = [], units or {}
     for name in (name for name, value in row.items() if name not in NOT_METRICS and isinstance(value, float)):
         if name == "ssim" and "ssim_2d" in row and math.isnan(row[name]):
             continue
         what = quantity(name)
         reason = f" ({what.no_value})" if math.isnan(row[name]) else ""
-        parts.append(f"{what.label} {with_unit(row[name], name)}{reason}")
+        parts.append(f"{what.label} {with_unit(row[name], name, unit=units.get(name, ''))}{reason}")
     return ", ".join(parts)
 
 
@@ -123,10 +125,10 @@ def _is_replaced(metric: str, found: dict[tuple[str, str], Estimate]) -> bool:
     return metric == "ssim" and all(map(math.isnan, values)) and any(name == "ssim_2d" for _, name in found)
 
 
-def _rank(method: str, found: dict[tuple[str, str], Estimate]) -> tuple[bool, float]:
-    entry = found.get((method, KEY_METRIC))
+def _rank(method: str, metric: str, found: dict[tuple[str, str], Estimate]) -> tuple[bool, float]:
+    entry = found.get((method, metric))
     mean = math.inf if entry is None or math.isnan(entry.mean) else entry.mean
-    return method != MODEL, mean
+    return method != MODEL, -mean if quantity(metric).better == "higher" and math.isfinite(mean) else mean
 
 
 def _estimate_cell(entry: Estimate | None, most: int, notes: Footnotes) -> Cell:

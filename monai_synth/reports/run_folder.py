@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from monai_synth.errors import ConfigError
 
 MODEL = "model"
+# What real images score that are not in the reference of a distance between sets: no method, but the aim of all.
+REAL_IMAGES = "real_images"
 PATH_COLUMNS = ("condition", "target", "mask", "prediction")
 CASE_TEXT = ("method", "patient_id", "case_id", "split", *PATH_COLUMNS)
 SUMMARY_TEXT = ("method", "metric", "unit")
+NOT_METRICS = (*CASE_TEXT, "fold")
+ERRORS = ("mae_hu", "mae")  # in this order, the metric that leads where none is named
 PARTS = ("run.json", "history.csv", "evaluation/cases.csv", "evaluation/summary.csv", "evaluation/evaluation.json")
 
 
@@ -40,9 +45,41 @@ class RunFolder:
     missing: tuple[Missing, ...]
 
     @property
+    def key_metric(self) -> str:
+        """The metric that decides: what the evaluation names, else what chose the checkpoint, else the error."""
+        known = [*([] if self.summary is None else self.summary["metric"]), *self.case_metrics]
+        if not known:
+            return str(self.checkpoint.get("metric") or ERRORS[0])
+        return str(next(name for name in (self.evaluation.get("key_metric"), *ERRORS, known[0]) if name in known))
+
+    @property
+    def case_metrics(self) -> list[str]:
+        """Columns of ``cases.csv`` that hold metrics; none where there was no target to compare with."""
+        return [] if self.cases is None else metric_columns(self.cases)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each metric in ``summary.csv``; errors are in the unit of the target, where that is recorded."""
+        target = (self.run.get("intensity") or {}).get("target") or {}
+        unit = str(target.get("unit") or "") if isinstance(target, dict) else ""
+        known = {} if self.summary is None else dict(zip(self.summary["metric"], self.summary["unit"], strict=True))
+        return {"mae": unit, "rmse": unit} | known
+
+    @property
+    def case_metric(self) -> str | None:
+        """The metric by which cases are sorted: the one that decides, else the error, else the first."""
+        metrics = self.case_metrics
+        return next((name for name in (self.key_metric, *ERRORS) if name in metrics), next(iter(metrics), None))
+
+    @property
     def evaluate_command(self) -> str:
         """Command that writes ``evaluation/`` of this run, for the folder of its bundle."""
         return evaluate_command(self.path, (self.run.get("manifest") or {}).get("file"))
+
+
+def metric_columns(cases: pd.DataFrame) -> list[str]:
+    """Columns of ``cases.csv`` that hold metrics."""
+    return [name for name in cases.columns if name not in NOT_METRICS and is_numeric_dtype(cases[name])]
 
 
 def evaluate_command(run_dir: Path, manifest: str | None = None) -> str:

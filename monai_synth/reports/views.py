@@ -93,9 +93,9 @@ def crop_box(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) ->
 
 
 def lay_out(array: NDArray[np.generic], view: View, box: tuple[slice, slice, slice]) -> NDArray[np.generic]:
-    """Cut one slice from ``(x, y, z)`` and turn it into picture rows x columns, first row on top."""
+    """Cut one slice from ``(x, y, z, ...)`` and turn it into picture rows x columns, first row on top."""
     inside = [box[axis] for axis in range(3) if axis != view.axis]
-    return np.take(array, view.index, axis=view.axis)[inside[0], inside[1]][::-1, ::-1].T
+    return np.take(array, view.index, axis=view.axis)[inside[0], inside[1]][::-1, ::-1].swapaxes(0, 1)
 
 
 def pixel_mm(volume: Volume, view: View) -> tuple[float, float]:

@@ -14,8 +14,21 @@ import SimpleITK
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
+from PIL import Image
+
+from monai_synth.data.image_files import PICTURE_SUFFIXES
 
 Array = NDArray[np.float32]
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    SyntaxError,  # Pillow, for a broken PNG
+    zlib.error,
+    ImageFileError,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -27,12 +40,16 @@ class Volume:
         affine: ``(4, 4)``, voxel index to RAS millimetres.
         is_integer: whether the file stores integers.
         num_channels: channels in the file; the first one is in ``array``.
+        colours: ``(x, y, 1, 3)`` of a picture with red, green and blue; ``None`` for all else.
+        is_picture: a photograph or the like: its axes are not a patient's, its pixels have no size.
     """
 
     array: Array
     affine: NDArray[np.float64]
     is_integer: bool
     num_channels: int
+    colours: Array | None = None
+    is_picture: bool = False
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -62,11 +79,12 @@ def first_path(cell: str) -> tuple[str, int]:
     return (str(files[0]), len(files)) if files else ("", 0)
 
 
-def read_volume(file: Path) -> Volume:
-    """Read NIfTI, MetaImage, NRRD, DICOM folder or any other file of SimpleITK.
+def read_volume(file: Path, *, is_label_map: bool = False) -> Volume:
+    """Read NIfTI, MetaImage, NRRD, DICOM folder, pictures or any other file of SimpleITK.
 
     Args:
         file: image file; two-dimensional images get a third axis of one voxel.
+        is_label_map: whether the ids of a picture with a palette count, not its colours.
 
     Raises:
         UnreadableImage: when the file is missing or damaged.
@@ -74,14 +92,21 @@ def read_volume(file: Path) -> Volume:
     if not file.exists():
         raise UnreadableImage(f"file is missing: {file}")
     try:
-        stored, affine = _read_nifti(file) if file.name.endswith((".nii", ".nii.gz")) else _read_itk(file)
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFileError) as error:
+        is_picture = file.name.lower().endswith(PICTURE_SUFFIXES)
+        picture = _read_picture(file, is_label_map=is_label_map) if is_picture else None
+        if picture is not None:
+            stored, affine = picture, np.diag([-1.0, -1.0, 1.0, 1.0])
+        else:
+            stored, affine = _read_nifti(file) if file.name.endswith((".nii", ".nii.gz")) else _read_itk(file)
+    except _DAMAGED as error:
         reason = str(error).strip().splitlines()
         raise UnreadableImage(f"cannot be read: {file} ({reason[-1] if reason else type(error).__name__})") from error
-    num_channels = 1
+    num_channels, colours = 1, None
     if stored.ndim > 3:
         flat = stored.reshape(*stored.shape[:3], -1)
         num_channels, stored = flat.shape[3], flat[..., 0]
+        if picture is not None and num_channels == 3:
+            colours = np.ascontiguousarray(apply_orientation(flat, io_orientation(affine)), dtype=np.float32)
     stored = stored.reshape(stored.shape + (1,) * (3 - stored.ndim))
     orientation = io_orientation(affine)
     if np.isnan(orientation).any():
@@ -92,7 +117,27 @@ def read_volume(file: Path) -> Volume:
         affine=affine @ inv_ornt_aff(orientation, stored.shape),
         is_integer=bool(np.issubdtype(stored.dtype, np.integer)),
         num_channels=num_channels,
+        colours=colours,
+        is_picture=picture is not None,
     )
+
+
+def _read_picture(file: Path, *, is_label_map: bool) -> NDArray[np.generic] | None:
+    """``(x, y, 1)`` of a grey picture, ``(x, y, 1, 3)`` of a coloured one; ``None`` for a stack of pictures.
+
+    Of a palette the ids count in a label map, the colours in an image.
+    """
+    with Image.open(file) as picture:
+        if getattr(picture, "n_frames", 1) > 1:
+            return None
+        is_plain = picture.mode in ("L", "1", "F", "RGB") or picture.mode.startswith("I")
+        if is_plain or (picture.mode == "P" and is_label_map):
+            pixels = np.asarray(picture)
+        else:
+            pixels = np.asarray(picture.convert("L" if picture.mode == "LA" else "RGB"))
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    return pixels.swapaxes(0, 1)[:, :, None]
 
 
 def _read_nifti(file: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]:

@@ -9,6 +9,10 @@ from monai.data import MetaTensor
 from monai.data.image_writer import NibabelWriter
 from monai.transforms import MapTransform
 
+from monai_synth.errors import GeometryError, IntensityError
+
+_MAX_GREY_LEVEL = 255
+
 
 class RoundToIntegerd(MapTransform):
     """Round to the nearest integer; ``SaveImaged`` with an integer type would cut decimals off, up to 1 HU of bias.
@@ -29,11 +33,52 @@ class RoundToIntegerd(MapTransform):
         return out
 
 
+class ToGreyLevelsd(MapTransform):
+    """Round images to grey levels that an 8-bit picture holds without rescaling, 0 to 255; the last step before a PNG.
+
+    ``SaveImaged(output_ext=".png", output_dtype=np.uint8, scale=None)`` cuts decimals off and wraps around what is
+    outside (256 becomes 0), and says nothing. With integers from 0 to 255 it writes just these, X as the width.
+
+    Args:
+        keys: images ``(1, X, Y)`` (grey) or ``(3, X, Y)`` (red, green, blue) in grey levels; they stay floats, so that
+            metrics can subtract them.
+        allow_missing_keys: skip keys that a case does not have.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Round each image.
+
+        Raises:
+            GeometryError: if an image is no picture with one or three channels.
+            IntensityError: if a value is not finite, or would be outside 0 to 255.
+        """
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            if image.ndim != 3 or image.shape[0] not in (1, 3):
+                raise GeometryError(
+                    f"{key!r} has the shape {tuple(image.shape)}; an 8-bit picture is (1, X, Y) in grey or (3, X, Y) "
+                    "in colour. Write volumes as NIfTI, with VolumeWriter."
+                )
+            low, high = float(image.min()), float(image.max())
+            if not (torch.isfinite(image).all() and round(low) >= 0 and round(high) <= _MAX_GREY_LEVEL):
+                raise IntensityError(
+                    f"{key!r} has values from {low:g} to {high:g}; an 8-bit picture holds finite grey levels from 0 to "
+                    f"{_MAX_GREY_LEVEL}. Map the network's output back first (ToPhysicald with "
+                    f"Window(low=0, high={_MAX_GREY_LEVEL}, unit='grey levels'))."
+                )
+            out[key] = torch.round(image)
+        return out
+
+
 class NameByCased(MapTransform):
     """Let ``SaveImaged`` name a file after its case, not after its source.
 
     Cohorts call every file ``mr.nii.gz`` in a folder of its own: named after the source, all results would overwrite
-    each other. Images without a case id keep their name.
+    each other. Images without a case id keep their name. The ending is that of ``SaveImaged``.
 
     Args:
         keys: MetaTensors.

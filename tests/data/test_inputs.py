@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
+from PIL import Image
 
 from monai_synth.data import find_images
-from monai_synth.errors import ManifestError
+from monai_synth.errors import ConfigError, ManifestError
 
 
 @pytest.fixture
@@ -105,3 +106,49 @@ def test_a_pattern_picks_the_condition_out_of_a_patients_folder(scan: Path) -> N
     assert [case["case_id"] for case in find_images(scan.parent, pattern="mr.nii.gz")] == ["mr"]
     with pytest.raises(ManifestError, match="no volume called 't1.nii.gz'"):
         find_images(scan.parent, pattern="t1.nii.gz")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of pictures in two folders, with a volume and a hidden file beside them."""
+    folder = tmp_path / "photos"
+    (folder / "day 2").mkdir(parents=True)
+    for name in ("a.JPG", "b.png", "day 2/a.jpg", "._b.png"):
+        Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(folder / name)
+    (folder / "scan.nii.gz").write_bytes(b"a volume")
+    return folder
+
+
+def test_pictures_are_listed_when_asked_for(photos: Path, tmp_path: Path) -> None:
+    found = find_images(photos, kinds="pictures", output_dir=tmp_path / "out")
+    assert [case["case_id"] for case in found] == ["a", "b", "day_2_a"]
+    assert [case["case_id"] for case in find_images(photos, kinds="pictures", pattern="a.*")] == ["a", "day_2_a"]
+    assert find_images(photos / "b.png", kinds="pictures") == [{"case_id": "b", "image": str(photos / "b.png")}]
+    assert [case["case_id"] for case in find_images(photos)] == ["scan"]
+
+
+def test_pictures_meet_the_same_care(photos: Path, tmp_path: Path) -> None:
+    options = {"kinds": "pictures", "output_dir": tmp_path, "output_suffix": ".png"}
+    with pytest.raises(ManifestError, match="lies in the input folder"):
+        find_images(photos, kinds="pictures", output_dir=photos / "out")
+    (tmp_path / "b.png").write_bytes(b"another patient's")
+    with pytest.raises(ManifestError, match=r"b.png is there already \(1 of 3 results\)"):
+        find_images(photos, **options)
+    assert len(find_images(photos, overwrite=True, **options)) == 3
+    shutil.copy(photos / "b.png", photos / "a.png")
+    with pytest.raises(ManifestError, match="both be called 'a'"):
+        find_images(photos, kinds="pictures")
+
+
+def test_a_result_never_replaces_its_source(photos: Path) -> None:
+    with pytest.raises(ManifestError, match="replace it"):
+        find_images(photos / "b.png", kinds="pictures", output_dir=photos, output_suffix=".png", overwrite=True)
+
+
+def test_what_is_no_picture_is_said(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no picture\. Readable are \.png"):
+        find_images(photos / "scan.nii.gz", kinds="pictures")
+    with pytest.raises(ManifestError, match="holds no picture called 'x.png'"):
+        find_images(photos, kinds="pictures", pattern="x.png")
+    with pytest.raises(ConfigError, match="'volumes' or 'pictures'"):
+        find_images(photos, kinds="photos")

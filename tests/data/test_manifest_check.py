@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from PIL import Image
 
 from monai_synth.data.manifest import Manifest, read_manifest
 from monai_synth.data.manifest_check import Finding, check_manifest, format_findings
@@ -352,6 +353,64 @@ def test_pictures(root):
     assert check_manifest(manifest_of(root)) == []
     (root / "manifest.csv").write_text("patient_id,case_id,mask\nP,a,p.png\n")
     assert only_finding(root).rule == "one channel"
+
+
+def picture_case(root: Path, image: str = "p.jpg", mask: str = "m.png") -> np.ndarray:
+    """A photograph and its mask; gives the mask's pixels, ``(rows, columns)``."""
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((8, 10), dtype=np.uint8)
+    pixels[2:5, 3:9] = 255
+    Image.fromarray(rng.integers(0, 255, (8, 10, 3), dtype=np.uint8)).save(root / "p.jpg")
+    Image.fromarray(pixels).save(root / "m.png")
+    (root / "manifest.csv").write_text(f"patient_id,case_id,image,mask\nP,a,{image},{mask}\n")
+    return pixels
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "p.tif", "p.bmp"])
+def test_dots_per_inch_are_no_spacing(root, name):
+    picture_case(root, image=name)
+    Image.open(root / "p.jpg").save(root / name, dpi=(72, 72))
+    assert check_manifest(manifest_of(root)) == []
+
+
+def test_a_mask_on_its_side_is_on_another_grid(root):
+    turned = picture_case(root).T
+    Image.fromarray(np.ascontiguousarray(turned)).save(root / "m.png")
+    finding = only_finding(root)
+    assert finding.rule == "same grid"
+    assert "shape is 8 x 10 x 1 where 'image' has 10 x 8 x 1" in finding.message
+
+
+def test_ids_of_a_palette_are_labels(root):
+    ids = Image.fromarray((picture_case(root) > 0).astype(np.uint8))
+    ids.putpalette([0, 0, 0, 255, 0, 0])
+    ids.save(root / "m.png")
+    assert check_manifest(manifest_of(root)) == []
+
+
+@pytest.mark.parametrize("rule", ["one channel", "lossless", "upright"])
+def test_pictures_that_only_look_right_are_warned_of(root, rule):
+    pixels = picture_case(root, mask="m.jpg" if rule == "lossless" else "m.png")
+    if rule == "one channel":
+        Image.fromarray(np.dstack([pixels] * 3)).save(root / "m.png")
+    elif rule == "lossless":
+        Image.fromarray(pixels).save(root / "m.jpg")
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.open(root / "p.jpg").save(root / "p.jpg", exif=exif)
+    finding = only_finding(root)
+    assert (finding.rule, finding.severity) == (rule, "warning")
+
+
+def test_several_pictures_in_one_file_and_half_a_picture_are_refused(root):
+    picture_case(root, image="p.tif")
+    page = Image.open(root / "p.jpg")
+    page.save(root / "p.tif", save_all=True, append_images=[page])
+    assert only_finding(root).rule == "one picture"
+    picture_case(root)
+    (root / "p.jpg").write_bytes((root / "p.jpg").read_bytes()[:-300])
+    assert only_finding(root).rule == "readable"
 
 
 def test_unknown_format(root):

@@ -166,3 +166,50 @@ def test_images_of_three_channels_are_colours() -> None:
     assert picture.shape == (4, 5, 3)
     assert np.unique(picture) == 0.5
     assert style == {}
+
+
+def _draw_pictures(folder: Path, *, is_paired: bool, num_channels: int = 3) -> _Recorded:
+    """Previews of two pictures 5 wide and 4 high, bright on the upper left."""
+    cases = []
+    for number in range(2):
+        target = torch.full((num_channels, 5, 4), 20.0)
+        target[:, :2, :1] = 250
+        item = {"condition": target / 127.5 - 1, "case_id": f"case{number}"}
+        cases.append(item | ({"target": target} if is_paired else {}))
+    preview = _Recorded(folder, window=(0, 255), error_limit=100, unit="grey levels")
+    SynthesisEvaluator(
+        device="cpu",
+        val_data_loader=torch.utils.data.DataLoader(cases, batch_size=1, collate_fn=list_data_collate),
+        network=nn.Identity(),
+        inferer=VolumeInferer(axis=None),
+        postprocessing=Lambdad("pred", lambda x: (x + 1) * 127.5),
+        val_handlers=[preview],
+    ).run()
+    return preview
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_pictures_are_shown_upright(tmp_path: Path, num_channels: int) -> None:
+    row = _draw_pictures(tmp_path, is_paired=True, num_channels=num_channels).drawn[0]
+    assert [title for title, *_ in row] == [
+        "case0: condition",
+        "target, 0 to 255 grey levels",
+        "prediction, same window",
+        "error, ±100 grey levels",
+    ]
+    for _, plane, _ in row[:3]:
+        assert plane.shape == ((4, 5) if num_channels == 1 else (4, 5, 3))
+        bright = plane > plane.mean()
+        assert bright[0, :2].all()
+        assert bright.sum() == 2 * num_channels
+    np.testing.assert_allclose(row[3][1], 0, atol=1e-3)
+
+
+def test_without_a_target_condition_and_prediction_are_shown(tmp_path: Path) -> None:
+    preview = _draw_pictures(tmp_path, is_paired=False)
+    for row in preview.drawn:
+        assert [title.partition(": ")[2] or title for title, *_ in row] == [
+            "condition",
+            "prediction, 0 to 255 grey levels",
+        ]
+    assert (tmp_path / "epoch_0001.png").is_file()
