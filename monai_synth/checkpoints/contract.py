@@ -74,12 +74,6 @@ def refuse_other_contract(
             f"The model {checkpoint} was trained at spacing_mm = {trained_mm}, but would be used at {spacing_mm}. Give "
             f'--spacing_mm "{trained_mm}".'
         )
-    trained_as = record.get("networks", {}).get("generator", {}).get("fingerprint")
-    if network is not None and trained_as is not None and trained_as != fingerprint(network):
-        raise ConfigError(
-            f"The model {checkpoint} was trained with another generator than network_def describes: its layers have "
-            "other options. Give the config files and --network_def options of the training."
-        )
     trained_settings = record.get("settings", {})
     for name, given in (settings or {}).items():
         if name in trained_settings and trained_settings[name] != given:
@@ -87,3 +81,9 @@ def refuse_other_contract(
                 f"The model {checkpoint} was trained with {name} = {trained_settings[name]}, but would be built with "
                 f"{given}. Give --{name} {trained_settings[name]}."
             )
+    trained_as = record.get("networks", {}).get("generator", {}).get("fingerprint")
+    if network is not None and trained_as is not None and trained_as != fingerprint(network):
+        raise ConfigError(
+            f"The model {checkpoint} was trained with another generator than network_def describes: its layers have "
+            "other options. Give the config files and --network_def options of the training."
+        )

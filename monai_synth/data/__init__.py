@@ -7,7 +7,7 @@ from monai_synth.data.labels import LabelTable
 from monai_synth.data.manifest import Manifest, read_manifest
 from monai_synth.data.manifest_check import check_manifest, require_sound_manifest
 from monai_synth.data.slices import SliceDataset
-from monai_synth.data.unpaired import UnpairedDataset
+from monai_synth.data.unpaired import UnpairedDataset, separate_patients
 
 __all__ = [
     "CaseDataset",
@@ -23,4 +23,5 @@ __all__ = [
     "find_images",
     "read_manifest",
     "require_sound_manifest",
+    "separate_patients",
 ]

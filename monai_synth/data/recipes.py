@@ -184,6 +184,9 @@ def _table(layout: Recipe, root: Path) -> pd.DataFrame:
                             f"(from {path}). A case has one: move one file away, or make case_id of recipe "
                             f"{layout.name!r} tell them apart."
                         )
+    used = {path for row in rows.values() for path in row.values()}
+    # Where masks are called like images, {id}_mask.tif beside {id}.tif, they fit the looser pattern as well.
+    ignored = [path for path in ignored if path not in used]
     looked_for = "\n".join(f"  {role}: {pattern}" for role, patterns in layout.roles.items() for pattern in patterns)
     rule_words = "".join(f"\n  with {name} like {expression}" for name, expression in layout.patterns.items())
     if ignored and rows:

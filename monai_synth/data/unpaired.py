@@ -3,16 +3,19 @@
 Nothing is paired by position: for each condition a target is drawn among the slices of all other patients.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from monai_synth.data.manifest import Manifest
 from monai_synth.data.slices import SliceDataset
 from monai_synth.errors import ConfigError, ManifestError
 
-__all__ = ["UnpairedDataset"]
+__all__ = ["UnpairedDataset", "separate_patients"]
 
 
 class UnpairedDataset(Dataset[dict[str, Any]]):
@@ -89,6 +92,34 @@ class UnpairedDataset(Dataset[dict[str, Any]]):
         item = {key: value for key, value in self.conditions[index].items() if key != "target"}
         other = {key: value for key, value in self.targets[self.draw(index)].items() if key != "condition"}
         return item | {key if key == "target" else f"target_{key}": value for key, value in other.items()}
+
+
+def separate_patients(manifest: Manifest, first: str, second: str, *, seed: int = 0) -> Manifest:
+    """Make a cohort of pairs truly unpaired: every patient who has images of both roles keeps those of one.
+
+    Half of these patients, drawn at random, keep ``first`` and the others ``second`` (the odd one too); cells of the
+    other role become empty. Patients who have one of the roles only stay as they are.
+
+    Args:
+        manifest: the cohort, usually its training part.
+        first: role, such as ``"mr"``.
+        second: role, such as ``"ct"``.
+        seed: seed of the draw.
+
+    Raises:
+        ManifestError: if a role is no column.
+    """
+    manifest.require_roles((first, second))
+    table = manifest.table.copy()
+    has_both = table.groupby("patient_id")[[first, second]].count().gt(0).all(axis=1)
+    patients = sorted(has_both.index[has_both])
+    drawn = np.random.default_rng(seed).permutation(len(patients))
+    keep_first = {patients[number] for number in drawn[: len(patients) // 2]}
+    of_first = table["patient_id"].isin(keep_first)
+    of_second = table["patient_id"].isin(set(patients) - keep_first)
+    table.loc[of_first, second] = pd.NA
+    table.loc[of_second, first] = pd.NA
+    return replace(manifest, table=table)
 
 
 def _patients_of_slices(dataset: SliceDataset, names: list[str]) -> np.ndarray:

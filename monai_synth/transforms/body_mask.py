@@ -163,7 +163,7 @@ class BodyMaskd(MapTransform):
         like: torch.Tensor | None = None
         for key in self.key_iterator(out):
             image = torch.as_tensor(out[key])
-            spacing_mm, axial_axis = _geometry(image)
+            spacing_mm, axial_axis = spacing_and_axis(image)
             for channel in image.detach().cpu().numpy():
                 found = body_mask(channel, spacing_mm, axial_axis=axial_axis, **self.arguments)
                 if mask is not None and mask.shape != found.shape:
@@ -226,7 +226,7 @@ class MaskBackgroundd(MapTransform):
         return out
 
 
-def _geometry(image: torch.Tensor) -> tuple[list[float], int]:
+def spacing_and_axis(image: torch.Tensor) -> tuple[list[float], int]:
     """Give spacing in mm and the voxel axis that is closest to feet-to-head."""
     if image.ndim != 4 or not isinstance(image, MetaTensor):
         return [1.0] * (image.ndim - 1), image.ndim - 2

@@ -4,13 +4,15 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import DataLoader, DistributedSampler
 
+from monai_synth.data.manifest import Manifest, manifest_from_table
 from monai_synth.data.slices import SliceDataset
-from monai_synth.data.unpaired import UnpairedDataset
+from monai_synth.data.unpaired import UnpairedDataset, separate_patients
 from monai_synth.errors import ConfigError, ManifestError
 from monai_synth.objectives.pairs import refuse_unpaired
 
@@ -163,3 +165,35 @@ def test_a_side_without_its_key_or_cases_is_refused() -> None:
         UnpairedDataset(make_side("target"), make_side("target"))
     with pytest.raises(ManifestError, match="no case"):
         UnpairedDataset(make_side("condition"), make_side("target", (), ()))
+
+
+def make_cohort() -> Manifest:
+    """Five patients with MR and CT, one of them with two cases, one in two separate cases; two with one image only."""
+    both = [("p0", "1"), ("p1", "1"), ("p1", "2"), ("p2", "1"), ("p3", "1")]
+    rows = [(p, f"{p}-{c}", f"{p}/{c}/mr.nii.gz", f"{p}/{c}/ct.nii.gz", f"{p}/{c}/mask.nii.gz") for p, c in both]
+    rows += [("p4", "p4-1", "p4/mr.nii.gz", "", ""), ("p4", "p4-2", "", "p4/ct.nii.gz", "p4/mask.nii.gz")]
+    rows += [("p5", "p5-1", "p5/mr.nii.gz", "", ""), ("p6", "p6-1", "", "p6/ct.nii.gz", "")]
+    table = pd.DataFrame(rows, columns=["patient_id", "case_id", "mr", "ct", "mask"])
+    return manifest_from_table(table, file="cohort.csv")
+
+
+def test_separated_patients_keep_one_image_and_half_of_them_each() -> None:
+    cohort = make_cohort()
+    separated = separate_patients(cohort, "mr", "ct", seed=1)
+    mr, ct = (separated.with_roles(role).patients for role in ("mr", "ct"))
+    assert mr | ct == cohort.patients
+    assert not mr & ct
+    assert "p5" in mr
+    assert "p6" in ct
+    assert (len(mr), len(ct)) == (2 + 1, 3 + 1)
+    assert len(cohort.with_roles("mr", "ct")) == 5  # the cohort itself stays
+    assert separated.table["mask"].equals(cohort.table["mask"])
+    again = separate_patients(cohort, "mr", "ct", seed=1).table
+    assert again.equals(separated.table)
+    draws = {separate_patients(cohort, "mr", "ct", seed=seed).with_roles("mr").patients for seed in range(10)}
+    assert len(draws) > 3
+
+
+def test_separating_by_a_role_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ManifestError, match="'t1' is not a column"):
+        separate_patients(make_cohort(), "t1", "ct")
