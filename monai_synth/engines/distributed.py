@@ -1,5 +1,6 @@
 """One training on several processes, as ``torchrun`` or ``srun`` start them."""
 
+import logging
 import os
 import time
 from datetime import timedelta
@@ -7,9 +8,12 @@ from datetime import timedelta
 import torch
 import torch.distributed
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_synth.errors import ConfigError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def local_device() -> torch.device:
@@ -77,7 +81,11 @@ def distribute(
     """Wrap a network so that all processes share its gradients.
 
     On GPUs batch norms become synchronised ones. On CPUs PyTorch has none: each process normalises with its own
-    batch and the running statistics of the first process are used.
+    batch and the running statistics of the first process are used; a warning says so.
+
+    Two processes with half of the images each train as one with all, where images do not meet. The class balance of
+    OASIS and USIS counts over all processes. What else looks at a batch as a whole sees that of its process: CUT with
+    ``negatives="batch"``, the deviation that a ``WaveletDiscriminator`` appends, SPADE's divergence where it is summed.
 
     Args:
         network: on any device.
@@ -92,5 +100,13 @@ def distribute(
             device_ids=[device.index],
             output_device=device.index,
             find_unused_parameters=find_unused_parameters,
+        )
+    has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in network.modules())
+    if has_batch_norm and torch.distributed.get_world_size() > 1 and torch.distributed.get_rank() == 0:
+        _LOGGER.warning(
+            "%s has batch norm, which CPU processes do not synchronise: each normalises with the images of its own "
+            "batch, so results depend on the number of processes. On GPUs it is synchronised; instance and group norm "
+            "need no synchronisation.",
+            type(network).__name__,
         )
     return DistributedDataParallel(network.to(device), find_unused_parameters=find_unused_parameters)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from monai_synth.checkpoints import load_file, load_state, require_writable, save_file, unwrapped
 from monai_synth.errors import CheckpointError, ConfigError, DivergenceError
 from monai_synth.handlers.random_state import apply_random_state, capture_random_state
-from monai_synth.handlers.same_setup import describe_setup, refuse_other_setup
+from monai_synth.handlers.same_setup import describe_setup, refuse_other_setup, warn_of_missing_parts
 from monai_synth.handlers.stop_signal import StopSignal
 
 _FORMAT = 2
@@ -77,7 +77,11 @@ class TrainingCheckpoint:
         return self.directory / "previous.pt"
 
     def attach(self, engine: Any) -> None:
-        """Save at the end of epochs and on a signal; restore random states when the first resumed epoch starts."""
+        """Save at the end of epochs and on a signal; restore random states when the first resumed epoch starts.
+
+        Players, optimisers or an objective with a state that are not among the parts are named in a warning.
+        """
+        warn_of_missing_parts(engine, self.parts)
         engine.stop_signal = self.stop_signal
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_within_epoch)

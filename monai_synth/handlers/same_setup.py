@@ -1,11 +1,15 @@
 """What must be the same before and after a resume, for the same training to go on."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
+from torch import nn
 
 from monai_synth.errors import ConfigError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def describe_setup(engine: Any, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +30,9 @@ def describe_setup(engine: Any, record: Mapping[str, Any]) -> dict[str, Any]:
         "player_intervals": engine.player_intervals,
         "training patients": patients.get("train", []),
         "validation patients": patients.get("val", []),
-        **{name: record.get(name) for name in ("roles", "intensity", "spacing_mm", "seed", "precision")},
+        "precision": engine.precision,
+        "clip_norm": engine.clip_norm,
+        **{name: record.get(name) for name in ("roles", "intensity", "spacing_mm", "seed")},
         **record.get("settings", {}),
     }
 
@@ -42,6 +48,29 @@ def refuse_other_setup(saved: Mapping[str, Any], current: Mapping[str, Any]) -> 
         raise ConfigError(
             f"This training cannot be continued exactly ({'; '.join(changed)}). Resume with the same settings, or "
             "start a new training in another --output_dir, perhaps from these weights with --initial_weights."
+        )
+
+
+def warn_of_missing_parts(engine: Any, parts: Mapping[str, Any]) -> None:
+    """Name what moves in a training and would begin anew after a resume.
+
+    Args:
+        engine: the trainer.
+        parts: of the checkpoint, by name; a network counts as saved when all of its parameters are in some part.
+    """
+    kept = {id(part) for part in parts.values()}
+    kept |= {id(p) for part in parts.values() if isinstance(part, nn.Module) for p in part.parameters()}
+    objective = getattr(engine, "objective", None)
+    players, optimizers = getattr(objective, "players", {}), getattr(engine, "optimizers", {})
+    missing = [f"player {name!r}" for name, net in players.items() if any(id(p) not in kept for p in net.parameters())]
+    missing += [f"optimiser of the {name}" for name, optimizer in optimizers.items() if id(optimizer) not in kept]
+    if hasattr(objective, "state_dict") and id(objective) not in kept:
+        missing.append(f"objective {type(objective).__name__}, which counts or keeps images")
+    if missing and idist.get_rank() == 0:
+        _LOGGER.warning(
+            "The checkpoint does not hold: %s. A resumed training would begin anew there and end otherwise than an "
+            "uninterrupted one; add it to the parts of TrainingCheckpoint.",
+            ", ".join(missing),
         )
 
 

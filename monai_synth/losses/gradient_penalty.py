@@ -87,7 +87,8 @@ def _between(real: Tensor, fake: Tensor, alpha: Tensor | None) -> Tensor:
 def _gradient(discriminator: Judge, image: Tensor) -> Tensor:
     """Gradient of the sum of all logits, with a graph to the weights of the discriminator."""
     with torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
-        leaf = image.detach().float().requires_grad_()
+        # Never in less than float32; networks in double precision, as in checks, stay so.
+        leaf = image.detach().to(torch.promote_types(image.dtype, torch.float32)).requires_grad_()
         judged = discriminator(leaf)
         logits = [judged] if isinstance(judged, Tensor) else [layers[-1] for layers in judged]
         total = torch.stack([scale.float().sum() for scale in logits]).sum()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_synth.errors import GeometryError
-from monai_synth.losses.labelmix import class_balance_weights, mix
+from monai_synth.losses.labelmix import class_balance_weights, mix, sum_over_processes
 
 __all__ = ["SegmentationAdversarialLoss", "labelmix_consistency"]
 
@@ -19,6 +19,11 @@ class SegmentationAdversarialLoss(nn.Module):
 
     A real image should show its labels, a fake one should be "fake" everywhere; in the generator's turn the fakes
     should pass for real. Real terms give each class of the batch the same share; the fake term is a plain mean.
+
+    The batch is that of all processes of a distributed training, whose voxels are counted together: two processes with
+    half of the images each train as one with all. (The published code balances the images of each GPU by themselves, so
+    that a class which only one of them has weighs otherwise.) With accumulated gradients each batch is balanced by
+    itself, as the labels of the next are not known yet: give the largest batch that fits.
 
     Args:
         dont_care: class that teaches nothing, such as ``LabelTable.unknown_channel``; ``None`` where all are known.
@@ -55,10 +60,11 @@ class SegmentationAdversarialLoss(nn.Module):
             )
         if not is_real:
             return functional.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long))
-        weights = class_balance_weights(labels, dont_care=self.dont_care)[:, 0]
+        weights = class_balance_weights(labels, dont_care=self.dont_care, across_processes=self.balance)[:, 0]
         if not self.balance:
             counts = weights > 0
-            weights = counts * (counts.numel() / counts.sum().clamp_min(1))
+            num_counted, num_processes = sum_over_processes(counts.sum())
+            weights = counts * (counts.numel() * num_processes / num_counted.clamp_min(1))
         per_voxel = functional.cross_entropy(logits, labels.argmax(dim=1) + 1, reduction="none")
         return (per_voxel * weights).mean()
 

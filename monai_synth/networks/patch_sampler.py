@@ -98,6 +98,8 @@ class PatchSampler(nn.Module):
             # (B, C, P) -> (B * P, C)
             sampled = feature.index_select(2, place).transpose(1, 2).flatten(0, 1)
             projected = mlp(sampled)
+            # Not in half precision: the square of a short length, by which its gradient is divided, would be 0.
+            projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
             length = torch.linalg.vector_norm(projected, dim=1, keepdim=True)
             vectors.append(projected / (length + 1e-7))  # as published; torch's normalize would differ at short vectors
             places.append(place)

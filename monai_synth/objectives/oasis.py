@@ -32,7 +32,8 @@ class Oasis:
             last, channel 0 for "fake".
         dont_care: class that teaches nothing, such as ``LabelTable.unknown_channel``; always 0 in the published code,
             for data with unknown voxels. Background is a class like any other.
-        balance: give each class of the batch the same share in the loss.
+        balance: give each class the same share in the loss: over the batches of all processes together, in each of
+            several accumulated batches by itself, see :class:`monai_synth.losses.SegmentationAdversarialLoss`.
         lambda_labelmix: weight of the consistency under LabelMix; 0 leaves it and its pass out. Published: 10, or 5
             for Cityscapes.
         labelmix_quirk: mix as the published code, see :func:`monai_synth.losses.labelmix.draw_labelmix_mask`.

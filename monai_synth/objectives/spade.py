@@ -44,7 +44,8 @@ class Spade:
             encoder are one player, an ``nn.ModuleDict`` with these two names, trained by one optimiser.
         lambda_kld: weight of the divergence of that distribution from the standard normal one.
         average_kld: average the divergence over the batch instead of summing it as published, see
-            :func:`monai_synth.losses.kl_to_standard_normal`.
+            :func:`monai_synth.losses.kl_to_standard_normal`. Summed, it weighs by the batch of one process, and of one
+            of several accumulated ones.
         sample: how a vector is drawn from ``(mu, logvar)``; ``None`` is :meth:`StyleEncoder.sample`.
         inferer: how the generator is applied in training; ``None`` calls it.
 

@@ -45,9 +45,11 @@ class Usis:
         lambda_segmentation: weight of the segmenter's judgement in the generator's turn.
         dont_care: class that teaches nothing, such as ``LabelTable.unknown_channel``. The published code leaves out
             class 0, the background, and so gives the generator no reason to keep it dark.
-        balance: give each class of the batch the same share in the cross entropy.
+        balance: give each class the same share in the cross entropy: over the batches of all processes together, in
+            each of several accumulated batches by itself, see :class:`monai_synth.losses.SegmentationAdversarialLoss`.
         r1_gamma: weight of the mean squared gradient norm at real images; 0 leaves it out.
-        r1_interval: turns of the discriminator between two penalties; published code: 4, paper: 16.
+        r1_interval: turns of the discriminator between two penalties, where each of several accumulated batches is a
+            turn; published code: 4, paper: 16.
         published_r1: weigh as the published code, the other way round: the adversarial terms of the discriminator times
             ``r1_interval``, the penalty not. It did so in a step of its own.
         lambda_decoder: weight of the mean absolute error of the decoder.

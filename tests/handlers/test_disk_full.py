@@ -1,5 +1,7 @@
 """A disk that is full, or a folder that has become unwritable, costs the newest state only, and is named."""
 
+import errno
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +56,27 @@ def test_a_training_on_a_full_disk_can_be_resumed_from_the_epoch_before(
     assert trainer.state.epoch == 2
     trainer.run()
     assert torch.load(checkpoint.file, weights_only=True)["epoch"] == 3
+
+
+def test_a_disk_that_says_so_only_when_the_file_is_closed_leaves_the_old_state(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where blocks are allocated late, as on NFS, fsync is the first to know."""
+    trainer, checkpoint, _ = assemble(make_trainer, tmp_path, max_epochs=1)
+    checkpoint.start(trainer)
+    trainer.run()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("monai_synth.checkpoints.files.os.fsync", full)
+    message = (
+        r"could not be saved: .*last.pt.new cannot be written: .*No space left on device.*last.pt is complete. Make"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.save(trainer)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_history_that_cannot_be_written_is_named(make_trainer: MakeTrainer, tmp_path: Path) -> None:
