@@ -136,6 +136,47 @@ def test_two_forwards_before_one_backward_have_the_gradients_of_the_hook():
     assert torch.allclose(layers[0].weight_orig.grad, original_of(layers[1]).grad, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("make", "shape", "layout"),
+    [
+        (lambda: nn.Conv2d(5, 6, 3), (2, 5, 6, 4), torch.channels_last),
+        (lambda: nn.Conv3d(3, 4, (1, 2, 3)), (2, 3, 4, 5, 6), torch.channels_last_3d),
+    ],
+)
+def test_the_layout_of_the_weight_changes_nothing(make, shape, layout):
+    torch.manual_seed(0)
+    layer = spectral_norm(make())
+    twin = copy.deepcopy(layer).to(memory_format=layout)
+    assert original_of(twin).stride() != original_of(layer).stride()
+    for step in range(3):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        outputs = [one(x) for one in (layer, twin)]
+        assert torch.allclose(*outputs, atol=1e-6)
+        for one, out in zip((layer, twin), outputs, strict=True):
+            original_of(one).grad = None
+            out.square().sum().backward()
+        assert torch.allclose(original_of(layer).grad, original_of(twin).grad, atol=1e-5)
+        assert original_of(twin).grad.stride() == original_of(twin).stride()
+        for name in ("_u", "_v"):
+            assert torch.allclose(getattr(norm_of(layer), name), getattr(norm_of(twin), name), atol=1e-6)
+
+
+def test_the_gradient_is_that_of_autograd():
+    torch.manual_seed(0)
+    norm = norm_of(spectral_norm(nn.Linear(5, 4))).double().eval()
+    weight = torch.randn(4, 5, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(norm, weight)
+
+
+def test_a_penalty_on_the_gradient_of_the_input_reaches_the_weight():
+    layers = pair(lambda: nn.Conv2d(2, 3, 3))
+    for layer in layers:
+        x = torch.ones(1, 2, 4, 4, requires_grad=True)
+        (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+    assert torch.allclose(layers[0].weight_orig.grad, original_of(layers[1]).grad, rtol=1e-4, atol=1e-4)
+
+
 def test_a_deep_copy_lives_its_own_life():
     layer = spectral_norm(nn.Conv2d(3, 4, 3))
     kept = {key: value.clone() for key, value in layer.state_dict().items()}
