@@ -122,10 +122,13 @@ def manifest_split(
     seed: Annotated[int, typer.Option(help="The same seed splits the same way.")] = 0,
     data_root: Annotated[Path | None, _DATA_ROOT] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Split although files are not there, as on another machine.")
+    ] = False,
 ) -> None:
     """Assign whole patients to train, val and test, or to folds."""
     from monai_synth.data.manifest import read_manifest
-    from monai_synth.data.splits import split_folds, split_fractions
+    from monai_synth.data.splits import require_files, split_folds, split_fractions
 
     if by != "patient_id":
         raise ConfigError(
@@ -135,6 +138,8 @@ def manifest_split(
         raise ConfigError("Give either --folds N or --fractions TRAIN,VAL,TEST.")
     _refuse_existing(out, overwrite)
     manifest = read_manifest(file, data_root=data_root)
+    if not allow_missing:
+        require_files(manifest)
     if folds is not None:
         result = split_folds(manifest, num_folds=folds, seed=seed, stratify=stratify)
         column = "fold"

@@ -55,6 +55,16 @@ def test_a_split_written_elsewhere_says_where_its_paths_start(
     assert _run(monkeypatch, "manifest", "check", out, "--data-root", demo_manifest.parent) == 0
 
 
+def test_a_split_with_a_root_that_is_not_that_of_its_paths_is_refused(
+    monkeypatch: pytest.MonkeyPatch, demo_manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--out", tmp_path / "folds.csv", "--folds", 2, "--data-root", tmp_path]
+    assert _run(monkeypatch, "manifest", "split", demo_manifest, *options) == 1
+    assert "leave --data-root out" in capsys.readouterr().err
+    assert not (tmp_path / "folds.csv").exists()
+    assert _run(monkeypatch, "manifest", "split", demo_manifest, *options, "--allow-missing") == 0
+
+
 def test_check_lists_findings_and_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, demo_manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,6 @@
 """Weights on disk: ours, and those of published methods."""
 
-from monai_synth.checkpoints.contract import read_record, refuse_other_contract
+from monai_synth.checkpoints.contract import in_words, is_same_setting, read_record, refuse_other_contract
 from monai_synth.checkpoints.files import load_file, naming_file, require_writable, save_file
 from monai_synth.checkpoints.importers import (
     ImportedCheckpoint,
@@ -24,6 +24,8 @@ __all__ = [
     "ImportedCheckpoint",
     "import_checkpoint",
     "import_state",
+    "in_words",
+    "is_same_setting",
     "load_file",
     "load_network",
     "load_state",

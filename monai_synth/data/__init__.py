@@ -6,6 +6,7 @@ from monai_synth.data.intensity import Intensity, Percentiles, Window, ZScore
 from monai_synth.data.labels import LabelTable
 from monai_synth.data.manifest import Manifest, read_manifest
 from monai_synth.data.manifest_check import check_manifest, require_sound_manifest
+from monai_synth.data.picture_reader import PictureReader
 from monai_synth.data.slices import SliceDataset
 from monai_synth.data.unpaired import UnpairedDataset, separate_patients
 
@@ -15,6 +16,7 @@ __all__ = [
     "LabelTable",
     "Manifest",
     "Percentiles",
+    "PictureReader",
     "SliceDataset",
     "UnpairedDataset",
     "Window",

@@ -19,6 +19,34 @@ from monai_synth.errors import ManifestError
 Group = TypeVar("Group", bound=Hashable)
 
 
+def require_files(manifest: Manifest) -> None:
+    """Stop where files of the cohort are not below its root, before a split is written that no training can use.
+
+    Args:
+        manifest: The cohort; only whether its files exist is looked at.
+
+    Raises:
+        ManifestError: How many are missing, the first of them, and whether they are below another root.
+    """
+    cells = pd.concat([manifest.table[role].dropna() for role in manifest.roles] or [pd.Series(dtype="string")])
+    missing = [cell for cell in cells if not (manifest.root / cell).exists()]
+    if not missing:
+        return
+    folder = manifest.file.parent
+    if manifest.needs_data_root and all((folder / cell).exists() for cell in cells):
+        way_out = f"They are all below {folder}, the CSV's own folder: leave --data-root out."
+    elif manifest.needs_data_root:
+        way_out = (
+            "Name the folder that the paths start from with --data-root, or leave it out if that is the CSV's own."
+        )
+    else:
+        way_out = "Where the paths do not start from the CSV's own folder, name the one they start from: --data-root."
+    raise ManifestError(
+        f"{len(missing)} of {len(cells)} files of {manifest.file} are not below {manifest.root} (first: {missing[0]}). "
+        f"{way_out}"
+    )
+
+
 def split_folds(manifest: Manifest, *, num_folds: int, seed: int, stratify: str | None = None) -> Manifest:
     """Number the patients' folds for cross-validation.
 

@@ -49,6 +49,7 @@ class SynthesisEvaluator(Evaluator):
         self.inferer = inferer
         self.precision = precision
         self._dtype = autocast_dtype(precision)
+        self._metrics = {**(key_val_metric or {}), **(additional_metrics or {})}
         # For whoever synthesises one case again, such as a preview of several noises.
         self.postprocess: Callable[[dict[str, Any]], Any] = postprocessing or _unchanged
         super().__init__(
@@ -62,6 +63,18 @@ class SynthesisEvaluator(Evaluator):
             val_handlers=val_handlers,
             mode=ForwardMode.EVAL,
         )
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What a run leaves in ``state.metrics``; a metric with several values, such as ``CaseScores``, gives them all.
+
+        The key value of such a metric has the name that the evaluator gave the metric.
+        """
+        names: dict[str, None] = {}
+        for name, metric in self._metrics.items():
+            others = [each for each in getattr(metric, "units", ()) if each != getattr(metric, "key_metric", name)]
+            names |= dict.fromkeys([name, *others])
+        return tuple(names)
 
     def _iteration(self, engine: "SynthesisEvaluator", batchdata: Mapping[str, Any]) -> dict[str, Any]:
         pred = self.synthesise(batchdata["condition"])

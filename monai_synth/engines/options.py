@@ -1,4 +1,7 @@
-"""Misspelt options of ``python -m monai.bundle run``, which MONAI takes for new configuration values."""
+"""Options of ``python -m monai.bundle run`` that MONAI takes for something else than was meant, without a word.
+
+A misspelt name becomes a new configuration value, ``null`` becomes a text, and an option that is ``None`` is left out.
+"""
 
 import ast
 import difflib
@@ -7,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from monai_synth.errors import ConfigError
 
@@ -20,30 +24,60 @@ _OF_MONAI = frozenset(
 
 
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
-    """Stop when the command line names a value that no configuration has.
+    """Stop when the command line names a value that no configuration has, or gives one in a way that MONAI drops.
 
     Args:
         arguments: of the command; default: those of this process if it is ``monai.bundle``, else nothing is checked.
 
     Raises:
-        ConfigError: naming the option and the nearest one that there is.
+        ConfigError: naming the option and the nearest one that there is, or how to give an option no value.
     """
     if arguments is None:
         if "monai" not in Path(sys.argv[0]).parts:
             return
         arguments = sys.argv[1:]
-    given = [argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")]
-    known = set(_OF_MONAI)
+    configured: dict[str, Any] = {}
     for file in _config_files(arguments):
-        known |= {
-            name.lstrip("+").split("#")[0].split("::")[0] for name in json.loads(file.read_text(encoding="utf-8"))
-        }
-    for option in given:
-        name = option.lstrip("+").split("#")[0].split("::")[0]
-        if len(known) > len(_OF_MONAI) and name not in known:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        configured |= {_top(name): value for name, value in content.items() if "#" not in name and "::" not in name}
+        configured |= {_top(name): None for name in content if _top(name) not in configured}
+    known = _OF_MONAI | configured.keys()
+    for option, value in _options(arguments):
+        name = _top(option)
+        if configured and name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean --{near[0]}?" if near else f"There are: {', '.join(sorted(known - _OF_MONAI))}."
             raise ConfigError(f"--{option} is no option of this bundle. {hint}")
+        if name in configured and _means_nothing(value, takes_words="#" in option or _is_text(configured[name])):
+            fate = "is left out by MONAI, so that the default stays" if value == "None" else "is a word here"
+            raise ConfigError(
+                f"--{option} {value}: {value} {fate}. For no value at all give --{option} '$None', in single quotes."
+            )
+
+
+def _top(name: str) -> str:
+    """The section that an option or a key of an overlay changes."""
+    return name.lstrip("+").split("#")[0].split("::")[0]
+
+
+def _options(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and values of the options, as ``--name value`` or ``--name=value``; the value is empty where none is."""
+    pairs = []
+    for argument, following in pairwise([*arguments, "--"]):
+        if argument.startswith("--"):
+            name, has_value, value = argument[2:].partition("=")
+            pairs.append((name, value if has_value else "" if following.startswith("--") else following))
+    return pairs
+
+
+def _is_text(configured: Any) -> bool:
+    """Whether a value of a configuration is a text itself, not an expression or a reference."""
+    return isinstance(configured, str) and not configured.startswith(("$", "@", "%"))
+
+
+def _means_nothing(value: str, *, takes_words: bool) -> bool:
+    """Whether a value was meant as no value; ``none`` is the name of a norm too."""
+    return value == "None" or value.lower() == "null" or (value.lower() == "none" and not takes_words)
 
 
 def _config_files(arguments: Sequence[str]) -> list[Path]:

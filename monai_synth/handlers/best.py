@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_synth.checkpoints import save_weights
+from monai_synth.handlers.metric_names import metric_value, require_metric
 
 
 class BestModel:
@@ -45,7 +46,12 @@ class BestModel:
         self.epoch = 0
 
     def attach(self, engine: Engine) -> None:
-        """Compare at the end of each validation."""
+        """Compare at the end of each validation.
+
+        Raises:
+            ConfigError: if the validation will not compute the metric, or it has no direction.
+        """
+        require_metric(engine, self.metric)
         engine.add_event_handler(Events.COMPLETED, self._compare)
 
     def state_dict(self) -> dict[str, float]:
@@ -57,7 +63,7 @@ class BestModel:
         self.value, self.epoch = float(state["value"]), int(state["epoch"])
 
     def _compare(self, engine: Engine) -> None:
-        value = float(engine.state.metrics[self.metric])
+        value = metric_value(engine, self.metric)
         better = value > self.value if self.is_higher_better else value < self.value
         if better or math.isnan(self.value):
             self.value, self.epoch = value, engine.state.epoch

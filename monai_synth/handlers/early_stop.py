@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 
 from monai_synth.errors import ConfigError
+from monai_synth.handlers.metric_names import metric_value, require_metric
 
 
 class EarlyStop:
@@ -51,7 +52,12 @@ class EarlyStop:
         self._rule = EarlyStopping(patience or never, self._score, Engine(lambda *_: None), threshold=min_delta)
 
     def attach(self, engine: Engine) -> None:
-        """Ask after each epoch that was validated."""
+        """Ask after each epoch that was validated.
+
+        Raises:
+            ConfigError: if the validation will not compute the metric, or it has no direction.
+        """
+        require_metric(self.evaluator, self.metric)
         self._rule.trainer = engine
         engine.add_event_handler(Events.STARTED, self._stay_stopped)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._ask)
@@ -65,7 +71,7 @@ class EarlyStop:
         self._rule.load_state_dict(state)
 
     def _score(self, _: Engine) -> float:
-        value = float(self.evaluator.state.metrics[self.metric])
+        value = metric_value(self.evaluator, self.metric)
         # Ignite takes NaN for an improvement.
         return -math.inf if math.isnan(value) else value if self.is_higher_better else -value
 

@@ -12,7 +12,13 @@ from matplotlib.figure import Figure
 from monai.data import MetaTensor
 
 from monai_synth.checkpoints import naming_file
-from monai_synth.handlers.preview_planes import condition_picture, image_picture, middle_fraction, take_plane
+from monai_synth.handlers.preview_planes import (
+    condition_picture,
+    image_picture,
+    middle_fraction,
+    shorten,
+    take_plane,
+)
 from monai_synth.handlers.random_state import preserved_random_state
 
 Picture = tuple[str, np.ndarray, dict[str, Any]]
@@ -74,7 +80,9 @@ class Preview:
         fraction, (low, high) = middle_fraction(item), self.window
         target = take_plane(item["target"], fraction) if "target" in item else None
         pred, shown = take_plane(item["pred"], fraction), f"{low:g} to {high:g} {self.unit}"
-        row: list[Picture] = [(f"{item.get('case_id', '')}: condition", *condition_picture(item, fraction))]
+        row: list[Picture] = [
+            (f"{shorten(str(item.get('case_id', '')))}: condition", *condition_picture(item, fraction))
+        ]
         if target is not None:
             row.append((f"target, {shown}", *image_picture(target, self.window)))
             shown = "same window"

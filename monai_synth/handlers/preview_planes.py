@@ -34,6 +34,14 @@ def take_plane(image: Any, fraction: float) -> np.ndarray:
     return volume if volume.ndim == 3 else volume[..., round(fraction * (volume.shape[3] - 1))]
 
 
+def shorten(name: str, length: int = 24) -> str:
+    """Leave out the middle of a name that is longer: of case ids the ends differ, and the next title begins there."""
+    if len(name) <= length:
+        return name
+    front = (length - 1) // 2
+    return f"{name[:front]}…{name[front + 1 - length :]}"
+
+
 def is_label_map(condition: Any) -> bool:
     """Whether the condition of a network is one-hot (several channels that hold 0 and 1 only)."""
     if condition.shape[0] < 2:

@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
+from monai_synth.handlers.metric_names import metric_value, require_metric
 from monai_synth.handlers.outputs import named_losses
 
 
@@ -24,7 +25,13 @@ class Progress:
         self.metric = metric
 
     def attach(self, engine: Engine) -> None:
-        """Only the first process of a distributed training shows anything."""
+        """Only the first process of a distributed training shows anything.
+
+        Raises:
+            ConfigError: if the validation will not compute the metric.
+        """
+        if self.evaluator is not None:
+            require_metric(self.evaluator, self.metric, decides=False)
         if idist.get_rank() > 0:
             return
         if sys.stderr.isatty():
@@ -45,7 +52,7 @@ class Progress:
         parts += [f"{name} {value:.3g}" for name, value in engine.state.metrics.items()]
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             state = self.evaluator.state
-            parts.append(f"validation {self.metric} {state.metrics[self.metric]:.2f}")
+            parts.append(f"validation {self.metric} {metric_value(self.evaluator, self.metric):.2f}")
             parts.append(f"(best {state.best_metric:.2f} at epoch {state.best_metric_epoch})")
         print("  ".join(parts), flush=True)  # noqa: T201 - the terminal is this handler's output
 

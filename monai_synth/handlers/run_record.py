@@ -69,6 +69,7 @@ def describe_run(
         },
         "manifest": {
             "file": str(cohort.file),
+            "data_root": str(cohort.root) if cohort.needs_data_root else None,
             "sha256": sha256(cohort.file.read_bytes()).hexdigest(),
             "fold": fold,
             "patients": {split: sorted(part.patients) for split, part in parts.items()},

@@ -7,9 +7,12 @@ from typing import Any
 import ignite.distributed as idist
 from torch import nn
 
+from monai_synth.checkpoints import in_words, is_same_setting
 from monai_synth.errors import ConfigError
 
 _LOGGER = logging.getLogger(__name__)
+# Mappings whose order means nothing; that of a setting may be the order of channels.
+_UNORDERED = ("roles", "intensity", "player_intervals")
 
 
 def describe_setup(engine: Any, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def refuse_other_setup(saved: Mapping[str, Any], current: Mapping[str, Any]) -> 
     Raises:
         ConfigError: naming everything that differs, with both values.
     """
-    changed = [_difference(name, saved.get(name), value) for name, value in current.items() if saved.get(name) != value]
+    changed = [_difference(name, saved.get(name), now) for name, now in current.items() if _differs(name, saved, now)]
     if changed:
         raise ConfigError(
             f"This training cannot be continued exactly ({'; '.join(changed)}). Resume with the same settings, or "
@@ -74,9 +77,14 @@ def warn_of_missing_parts(engine: Any, parts: Mapping[str, Any]) -> None:
         )
 
 
+def _differs(name: str, saved: Mapping[str, Any], now: Any) -> bool:
+    before = saved.get(name)
+    return before != now if name in _UNORDERED else not is_same_setting(before, now)
+
+
 def _difference(name: str, before: Any, now: Any) -> str:
     if isinstance(before, list) and isinstance(now, list) and all(isinstance(item, str) for item in [*before, *now]):
         gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
         if gone or new:
             return f"{name}: {len(gone)} gone, {len(new)} new, such as {(gone + new)[0]!r}"
-    return f"{name}: {before} before, {now} now"
+    return f"{name}: {in_words(before)} before, {in_words(now)} now"

@@ -65,9 +65,9 @@ class TextureDistance(CaseMetric):
 
     A value means little alone. Read it beside that of real images that are not in the reference
     (``extra_methods={"real_images": lambda item: item["target"]}``) and of a baseline. Each image counts once; a
-    volume is one image. It judges texture only: a network that draws a perfect texture at the wrong place wins. Where
-    the reference is the real images of the evaluated cases themselves, predictions that resemble their own target
-    push the value below 0, so that it orders epochs but has no zero; other patients' images give the distance.
+    volume is one image. It judges texture only: a network that draws a perfect texture at the wrong place wins. Give a
+    reference of other patients: where it holds the evaluated ones, predictions that resemble their own target push the
+    value below 0, so that it orders epochs but has no zero. ``describe()["num_shared_patients"]`` counts them.
 
     Args:
         reference: items with ``target`` ``(C, X, Y)`` or ``(C, X, Y, Z)`` in physical units, such as a
@@ -110,6 +110,7 @@ class TextureDistance(CaseMetric):
         chosen = np.random.default_rng(seed).permutation(len(reference))[:max_reference]
         self._chosen = sorted(int(index) for index in chosen)
         self._reference_features: Features | None = None
+        self._reference_patients: frozenset[str] = frozenset()
         self._num_channels = 0
         super().__init__(key_metric, pred_key, extra_methods)
 
@@ -129,6 +130,7 @@ class TextureDistance(CaseMetric):
             "num_images": len(model),
             "num_patients": int(model["patient_id"].nunique()),
             "num_reference": len(self._chosen),
+            "num_shared_patients": len(self._reference_patients & set(model["patient_id"])),
             "intensity": to_dict(self.intensity),
         }
 
@@ -219,6 +221,7 @@ class TextureDistance(CaseMetric):
             )
         self._num_channels = channels[0]
         self._reference_features = features
+        self._reference_patients = frozenset(row["patient_id"] for row in rows if row["patient_id"] is not None)
 
     def _describe_reference(self, index: int) -> dict[str, Any]:
         item = self.reference[index]
@@ -228,7 +231,12 @@ class TextureDistance(CaseMetric):
         except SynthError as error:
             name = item.get("case_id", index)
             raise type(error)(f"Reference image {name!r}, {self.target_key!r}: {error}") from error
-        return {"features": features, "channels": image.shape[0]}
+        patient = item.get("patient_id")
+        return {
+            "features": features,
+            "channels": image.shape[0],
+            "patient_id": None if patient is None else str(patient),
+        }
 
     def _estimate(self, group: pd.DataFrame) -> tuple[float, float, float]:
         """Distance of one method's images with the ends of its interval."""

@@ -25,7 +25,7 @@ from monai_synth.reports.views import (
 from monai_synth.reports.volumes import UnreadableImage, Volume, first_path, read_volume
 
 DISPLAY_HU = (-500.0, 1000.0)  # air black, soft tissue grey, most bone not yet white
-ERROR_LIMITS = (10, 20, 50, 100, 150, 200, 300, 500, 1000, 2000, 4000)
+ERROR_LIMITS = (10, 20, 50, 100, 150, 200, 300, 500, 1000, 2000, 4000, 10000, 20000, 40000)  # the last ones for 16 bits
 ERROR_QUANTILE = 0.95
 MAX_LABELS = 64
 OBLIQUE_DEG = 2.0
@@ -188,10 +188,12 @@ def draw(cut: Slice, pictures: CasePictures, *, display: Display, limit: float) 
     ):
         if role == "target" and not display.is_paired:
             continue
-        title = role.capitalize()
         if role not in cut.images:
-            row.append(Panel(title, None, pictures.reasons.get(role, "is missing"), "", (), None))
-        elif role == "condition" and pictures.is_label_map:
+            row.append(Panel(role.capitalize(), None, pictures.reasons.get(role, "is missing"), "", (), None))
+            continue
+        # The network may have got more, such as a head that the bundle found, or classes made of numbers of cells.
+        title = "Condition as stored" if role == "condition" else role.capitalize()
+        if role == "condition" and pictures.is_label_map:
             source = panels.label_panel(cut.images[role], pixel_mm=cut.pixel_mm)
             row.append(Panel(title, source, "", "", ("label map, one colour per id",), edges))
         elif cut.images[role].ndim == 3:

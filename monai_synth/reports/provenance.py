@@ -140,7 +140,14 @@ def _distribution_words(metric: str, about: dict[str, Any]) -> str:
         what += f" by {features}features of {about['extractor']}"
     what += f"; {about['kernel']}" if about.get("kernel") else ""
     what += "; its interval by a jackknife over patients"
-    return f"{what}. Values around 0, also below, mean no difference; values by other features are not comparable."
+    if shared := about.get("num_shared_patients"):
+        count = f"{shared} of the evaluated patients {'is' if shared == 1 else 'are'}"
+        reading = f"{count} in that set, which rewards a copy of their image: the value orders models, it has no zero"
+    elif shared == 0:
+        reading = "Values around 0, also below, mean no difference"
+    else:
+        reading = "Values are read beside that of real images, where it was computed"
+    return f"{what}. {reading}; values by other features are not comparable."
 
 
 def plain(value: Any) -> str:

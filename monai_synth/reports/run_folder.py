@@ -74,7 +74,7 @@ class RunFolder:
     @property
     def evaluate_command(self) -> str:
         """Command that writes ``evaluation/`` of this run, for the folder of its bundle."""
-        return evaluate_command(self.path, (self.run.get("manifest") or {}).get("file"))
+        return evaluate_command(self.path, self.run.get("manifest"))
 
 
 def metric_columns(cases: pd.DataFrame) -> list[str]:
@@ -82,19 +82,26 @@ def metric_columns(cases: pd.DataFrame) -> list[str]:
     return [name for name in cases.columns if name not in NOT_METRICS and is_numeric_dtype(cases[name])]
 
 
-def evaluate_command(run_dir: Path, manifest: str | None = None) -> str:
-    """Command that evaluates the run in ``run_dir``, for the folder of its bundle."""
+def evaluate_command(run_dir: Path, manifest: dict[str, Any] | None = None) -> str:
+    """Command that evaluates the run in ``run_dir``, for the folder of its bundle; ``manifest`` as in ``run.json``."""
     files = "\"['configs/train.json','configs/evaluate.json']\""
     return f"python -m monai.bundle run evaluating --config_file {files} {_where(run_dir, manifest)}"
 
 
-def train_command(run_dir: Path) -> str:
-    """Command that trains into ``run_dir``, for the folder of a bundle."""
-    return f"python -m monai.bundle run training --config_file configs/train.json {_where(run_dir, None)}"
+def train_command(run_dir: Path, manifest: dict[str, Any] | None = None) -> str:
+    """Command that trains into ``run_dir``, for the folder of a bundle; ``manifest`` as in ``run.json``."""
+    return f"python -m monai.bundle run training --config_file configs/train.json {_where(run_dir, manifest)}"
 
 
-def _where(run_dir: Path, manifest: str | None) -> str:
-    return f"--manifest {shlex.quote(manifest or 'MANIFEST.csv')} --output_dir {shlex.quote(str(run_dir.resolve()))}"
+def _where(run_dir: Path, manifest: dict[str, Any] | None) -> str:
+    """Options that name the cohort, with the folder of its images where that is not the CSV's, and the run."""
+    recorded = manifest or {}
+    options = {
+        "manifest": recorded.get("file") or "MANIFEST.csv",
+        "dataset_dir": recorded.get("data_root"),
+        "output_dir": run_dir.resolve(),
+    }
+    return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value)
 
 
 def read_run(run_dir: Path) -> RunFolder:
@@ -145,8 +152,8 @@ def _no_run_message(path: Path) -> str:
 
 
 def _missing(path: Path) -> list[Missing]:
-    manifest = _read_json(path / "run.json").get("manifest") or {}
-    train, evaluate = train_command(path), evaluate_command(path, manifest.get("file"))
+    manifest = _read_json(path / "run.json").get("manifest")
+    train, evaluate = train_command(path, manifest), evaluate_command(path, manifest)
     candidates = (
         Missing("run.json", "what was trained on what is unknown", train),
         Missing("history.csv", "no learning curves", train),

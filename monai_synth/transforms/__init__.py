@@ -5,6 +5,7 @@ from monai_synth.transforms.body_mask import BodyMaskd, MaskBackgroundd, body_ma
 from monai_synth.transforms.instance_classes import InstancesToClassesd, instance_classes
 from monai_synth.transforms.instance_edges import InstanceEdgesd, instance_edges
 from monai_synth.transforms.intensity import ToNetworkRanged, ToPhysicald
+from monai_synth.transforms.invert import InvertSmoothlyd
 from monai_synth.transforms.merge_labels import MergeLabelsd
 from monai_synth.transforms.one_hot import CheckLabelsd, LabelsFromOneHotd, OneHotd
 from monai_synth.transforms.output import NameByCased, RoundToIntegerd, ToGreyLevelsd, VolumeWriter
@@ -15,6 +16,7 @@ __all__ = [
     "CheckLabelsd",
     "InstanceEdgesd",
     "InstancesToClassesd",
+    "InvertSmoothlyd",
     "LabelsFromOneHotd",
     "MaskBackgroundd",
     "MergeLabelsd",

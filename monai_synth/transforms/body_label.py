@@ -68,7 +68,7 @@ class BodyLabeld(MapTransform):
             ConfigError: if there is no image.
             GeometryError: if map and image differ in shape.
             IntensityError: if the image shows no body where there are labels.
-            LabelError: if a map does not have one channel or does not hold whole numbers.
+            LabelError: if a map does not have one channel, does not hold whole numbers, or has the id of the body.
         """
         out = dict(data)
         if self.image_key not in out:
@@ -81,6 +81,12 @@ class BodyLabeld(MapTransform):
                 raise GeometryError(
                     f"{source}: shape {tuple(ids.shape[1:])}, but {self.image_key!r} has {tuple(body.shape)}. Both "
                     "must lie on one grid: add the body before resampling."
+                )
+            if bool((ids == self.label).any()):
+                raise LabelError(
+                    f"{source} has the id {self.label} already, which the body shall get: nothing could tell one from "
+                    "the other. If it is a lesion, store it with another id, such as 255; if the body is drawn "
+                    "already, leave BodyLabeld out (in a bundle --head_mask false, and name all ids with --labels)."
                 )
             if problem is not None and bool((ids > 0).any()):
                 raise IntensityError(f"{source} has labels, but {self.image_key!r} no body: {problem}") from problem

@@ -10,7 +10,7 @@ SPLITS = ("train", "train", "train", "train", "val", "val", "test", "test")
 SIZES = ((41, 30), (33, 37), (64, 48), (29, 29))  # width, height
 
 
-def write_lesions(root: Path, *, has_bilevel_mask: bool = False) -> Path:
+def write_lesions(root: Path, *, has_bilevel_mask: bool = False, scale: int = 1) -> Path:
     """Write eight pictures of several sizes and kinds of PNG, and their manifest.
 
     Columns: ``image``; ``mask``, 0 and 255; ``classes``, 0 beyond the field of view, 1 skin, 2 lesion; ``instances``,
@@ -19,11 +19,12 @@ def write_lesions(root: Path, *, has_bilevel_mask: bool = False) -> Path:
     Args:
         root: folder to write to.
         has_bilevel_mask: save the first mask with one bit a pixel, as some programs do.
+        scale: make the pictures larger by this factor.
     """
     rng = np.random.default_rng(0)
     rows = []
     for number, split in enumerate(SPLITS):
-        width, height = SIZES[number % len(SIZES)]
+        width, height = (scale * side for side in SIZES[number % len(SIZES)])
         y, x = np.mgrid[:height, :width]
         centre, radius = rng.uniform(0.35, 0.65, size=2), rng.uniform(0.2, 0.3) * min(width, height)
         lesion = np.hypot(x - centre[0] * width, y - centre[1] * height) < radius

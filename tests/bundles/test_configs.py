@@ -87,6 +87,13 @@ def test_all_that_is_named_exists(bundle: Path) -> None:
                 assert hasattr(importlib.import_module(module), attribute), (name, target)
 
 
+def test_images_of_label_maps_are_not_brought_back_by_nearest_neighbour(bundle: Path) -> None:
+    for name in ("train", "evaluate", "inference"):
+        text = (bundle / "configs" / f"{name}.json").read_text(encoding="utf-8")
+        if "OneHotd" in (bundle / "configs" / "inference.json").read_text(encoding="utf-8"):
+            assert '"Invertd"' not in text, f"{name}: use monai_synth.transforms.InvertSmoothlyd"
+
+
 def test_what_evaluation_and_inference_compare_was_recorded(bundle: Path) -> None:
     recorded = set(read(bundle, "train")["record"]["settings"])
     for name in ("evaluate", "inference"):

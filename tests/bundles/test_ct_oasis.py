@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from monai.bundle import verify_metadata
 
+from monai_synth.data.labels import LabelTable
 from monai_synth.data.manifest import read_manifest
 from monai_synth.data.phantom import LABELS
 from tests.bundles.conftest import run_in
@@ -47,7 +48,7 @@ def test_training_leaves_a_model_and_its_record(trained: Path) -> None:
     assert (trained / "models" / "model.pt").exists()
     record = json.loads((trained / "models" / "model.json").read_text())
     assert record["name"] == "ct_oasis"
-    assert record["settings"]["labels"] == {str(label): name for label, name in LABELS.items()}
+    assert record["settings"]["labels"] == LabelTable(LABELS).to_dict()
     history = pd.read_csv(trained / "history.csv")
     assert {"g_gan", "d_real", "d_fake", "d_labelmix"} <= set(history.columns)
     assert list((trained / "previews").glob("*.png"))

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from monai.bundle import ConfigParser, verify_metadata
+from monai.data import MetaTensor
 from PIL import Image
 
 from monai_synth.data.manifest import read_manifest
@@ -42,7 +43,8 @@ def test_training_chooses_the_model_by_texture(trained: Path) -> None:
     assert record["metric"] == "texture_kid"
     assert np.isfinite(record["value"])
     assert record["settings"]["adversarial"] == "vanilla"
-    assert record["settings"]["labels"] == {"0": "background", "255": "lesion"}
+    labels = {"ids": [0, 255], "names": ["background", "lesion"], "unknown_id": None}
+    assert record["settings"]["labels"] == labels
     assert record["intensity"]["target"]["unit"] == "grey levels"
     history = pd.read_csv(trained / "history.csv")
     assert {"g_gan", "g_l1", "d_real", "d_fake", "val_texture_kid", "val_mae", "val_ssim"} <= set(history.columns)
@@ -63,9 +65,14 @@ def test_evaluation_scores_the_images_that_it_writes(folder: Path, trained: Path
         assert pred.shape == np.asarray(Image.open(file)).shape
         assert np.abs(pred - np.asarray(Image.open(file))).mean() == pytest.approx(model["mae"][case], abs=0.01)
     summary = pd.read_csv(trained / "evaluation" / "summary.csv").set_index(["method", "metric"])
-    assert np.isfinite(summary["mean"]["model", "texture_kid"])
-    # Two flat colours, nearly without noise: their mean by label is hard to beat in the error by pixel.
     baselines = set(cases["method"]) - {"model"}
+    for method in ("model", "real_images", *baselines):
+        assert np.isfinite(summary["mean"][method, "texture_kid"])
+    assert ("real_images", "mae") not in summary.index  # they are the target
+    about = json.loads((trained / "evaluation" / "evaluation.json").read_text())["distribution"]["texture_kid"]
+    assert about["num_reference"] == 4  # the training images, none of a patient that is evaluated
+    assert about["num_shared_patients"] == 0
+    # Two flat colours, nearly without noise: their mean by label is hard to beat in the error by pixel.
     assert min(summary["mean"][name, "mae"] for name in baselines) < 10
 
 
@@ -112,6 +119,49 @@ def test_jitter_keeps_mask_and_picture_together(folder: Path, cohort: Path, tmp_
             assert target[0].min() > -0.5
             seen.add(target.numpy().tobytes())
     assert len(seen) > 2 * len(dataset)  # not the same in every epoch
+
+
+def centre(inside: torch.Tensor) -> torch.Tensor:
+    """Mean position of the pixels of a plane that are inside."""
+    return inside.nonzero().double().mean(dim=0)
+
+
+@pytest.mark.parametrize("name", ["lesion_pix2pix", "lesion_pix2pixhd"])
+def test_a_mask_that_was_made_smaller_lies_on_its_lesion(repository: Path, name: str, tmp_path: Path) -> None:
+    options = {"manifest": str(write_lesions(tmp_path, scale=6)), "output_dir": str(tmp_path), "longest_side": 32}
+    parser = ConfigParser()
+    parser.read_config(repository / "bundles" / name / "configs" / "train.json")
+    parser.update({**options, "patch_size": [32, 32], "max_zoom": 1.0})
+    for part, key, middle in (("train", "target", 0.06), ("validate", "working_target", 135)):
+        dataset = parser.get_parsed_content(f"{part}#dataset")
+        items = [dataset[index] for index in range(len(dataset))]
+        assert all(max(item[key].shape) == 32 for item in items)
+        shifts = [
+            centre(torch.as_tensor(item["condition"])[1] > 0) - centre(torch.as_tensor(item[key]).mean(dim=0) < middle)
+            for item in items
+        ]
+        # Torch's "nearest" would shift the mask by half a pixel; flips turn the direction.
+        assert torch.stack(shifts).abs().mean() < 0.15, part
+
+
+@pytest.mark.parametrize("name", ["lesion_pix2pix", "lesion_pix2pixhd"])
+def test_an_image_is_enlarged_without_blocks_and_judged_as_it_was_drawn(
+    repository: Path, name: str, tmp_path: Path
+) -> None:
+    options = {"manifest": str(write_lesions(tmp_path, scale=4)), "output_dir": str(tmp_path), "longest_side": 32}
+    parser = ConfigParser()
+    parser.read_config(repository / "bundles" / name / "configs" / "train.json")
+    parser.update(options)
+    item = parser.get_parsed_content("validate#dataset")[0]
+    slope = torch.linspace(-1, 1, item["condition"].shape[1])[:, None].expand(3, *item["condition"].shape[1:])
+    out = parser.get_parsed_content("validate#postprocessing")({**item, "pred": MetaTensor(slope)})
+    assert out["working_pred"].shape == item["working_target"].shape
+    assert out["pred"].shape == item["target"].shape
+    steps = torch.as_tensor(out["pred"]).diff(dim=1)[:, 4:-4]  # flat within half a pixel of the border
+    assert 0.9 < steps.min() / steps.max() <= 1
+    reference = parser.get_parsed_content("validate#reference")
+    assert {case["patient_id"] for case in reference} == {f"lesion_{number}" for number in range(4)}
+    assert all(max(case["target"].shape) == 32 and case["target"].max() > 100 for case in reference)
 
 
 def test_published_networks_are_the_default(folder: Path) -> None:

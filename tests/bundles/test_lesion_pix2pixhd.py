@@ -69,7 +69,7 @@ def test_evaluation_writes_pictures_of_the_native_size(evaluated: Path) -> None:
     for prediction, target in zip(model["prediction"], model["target"], strict=True):
         assert Image.open(prediction).size == Image.open(target).size
     summary = pd.read_csv(evaluated / "summary.csv")
-    assert set(summary[summary["metric"] == "texture_kid"]["method"]) == set(cases["method"])
+    assert set(summary[summary["metric"] == "texture_kid"]["method"]) == {*cases["method"], "real_images"}
 
 
 def test_inference_takes_the_instances_of_the_same_name(
@@ -90,7 +90,8 @@ def test_a_model_of_instances_is_not_used_without(folder: Path, trained: Path, c
     checkpoint = ["--checkpoint", str(trained / "models" / "model.pt")]
     result = run_in(folder, "run", "--config_file", "configs/inference.json", *options, *checkpoint, check=False)
     assert result.returncode != 0
-    assert "use_instances" in result.stderr
+    assert "Give the folder of the instance maps as --instances_dir." in result.stderr
+    assert "Give --use_instances" not in result.stderr
 
 
 def read(folder: Path, cohort: Path, out: Path, **options: object) -> ConfigParser:

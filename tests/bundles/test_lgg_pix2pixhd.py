@@ -14,7 +14,7 @@ from PIL import Image
 from monai_synth.data.manifest import Manifest, read_manifest, with_column
 from monai_synth.data.manifest_check import check_manifest
 from monai_synth.data.recipes import build_manifest
-from monai_synth.errors import LabelError
+from monai_synth.errors import IntensityError, LabelError
 from tests.bundles.conftest import run_in
 
 PATIENTS = {"TCGA_CS_0001_20000101": "train", "TCGA_DU_0002_20000102": "val", "TCGA_DU_0003_20000103": "test"}
@@ -107,7 +107,7 @@ def test_training_leaves_a_model_and_its_record(trained: Path) -> None:
     assert record["name"] == "lgg_pix2pixhd"
     assert record["metric"] == "texture_kid"
     assert np.isfinite(record["value"])
-    assert record["settings"]["labels"] == {"0": "background", "1": "head", "255": "tumour"}
+    assert record["settings"]["labels"]["ids"] == [0, 1, 255]
     history = pd.read_csv(trained / "history.csv")
     assert {"g_gan", "g_feat", "d_real", "d_fake", "val_texture_kid", "val_mae"} <= set(history.columns)
     assert list((trained / "previews").glob("*.png"))
@@ -129,7 +129,11 @@ def test_evaluation_scores_the_images_that_it_writes(folder: Path, trained: Path
     assert np.isfinite(summary["mean"]["model", "texture_kid"])
     # Head and tumour are nearly flat here: their mean by label, background among them, is off by little but noise.
     assert summary["mean"]["mean_target_by_label", "mae"] < 4
-    assert ("mean_target_by_label", "texture_kid") in summary.index
+    # Texture is judged against training slices, with the real test slices beside it.
+    assert {"mean_target_by_label", "real_images"} <= set(summary.xs("texture_kid", level="metric").index)
+    assert ("real_images", "mae") not in summary.index
+    about = json.loads((trained / "evaluation" / "evaluation.json").read_text())["distribution"]["texture_kid"]
+    assert [about[f"num_{name}"] for name in ("reference", "shared_patients")] == [NUM_SLICES, 0]
 
 
 def test_inference_draws_pictures_of_the_size_of_the_maps(
@@ -175,6 +179,25 @@ def test_slices_hold_head_and_tumour_where_the_image_has_them(folder: Path, coho
             assert target[0, head].mean() > -0.5
             assert tumour.any() == (not item["case_id"].endswith("_2"))
             assert not tumour.any() or target[1, tumour].mean() > target[1, head].mean() + 0.3
+
+
+def test_masks_and_pictures_that_would_be_misread_are_refused(
+    folder: Path, cohort: Path, built: Manifest, tmp_path: Path
+) -> None:
+    table = with_column(built.table, "split", built.table["patient_id"].map(PATIENTS).tolist())
+    row = table.index[table["case_id"] == "TCGA_CS_0001_20000101_4"][0]
+    for role, change, error, words in (
+        ("seg", lambda pixels: (pixels > 0).astype(np.uint8), LabelError, "has the id 1 already"),
+        ("image", lambda pixels: pixels[..., 0].astype(np.uint16) * 9, IntensityError, "one channel of more than 8"),
+    ):
+        file = built.root / f"{role}.tif"
+        Image.fromarray(change(np.asarray(Image.open(built.root / table.loc[row, role])))).save(file)
+        changed = table.copy()
+        changed.loc[row, role] = file.name
+        manifest = built.root / f"{role}.csv"
+        changed.to_csv(manifest, index=False)
+        with pytest.raises(error, match=rf"Case 'TCGA_CS_0001_20000101_4'.*{words}"):
+            list(dataset_of(folder, manifest, tmp_path).get_parsed_content("validate#reference"))
 
 
 def test_the_tumour_alone_is_a_condition_too(folder: Path, cohort: Path, tmp_path: Path) -> None:

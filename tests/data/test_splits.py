@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_synth.data.manifest import Manifest, manifest_from_table
-from monai_synth.data.splits import split_folds, split_fractions
+from monai_synth.data.splits import require_files, split_folds, split_fractions
 from monai_synth.errors import ManifestError
 
 THIRDS = {"train": 0.5, "val": 0.25, "test": 0.25}
@@ -147,3 +147,22 @@ def test_folds_that_do_not_fit(num_folds):
 def test_stratify_names_the_columns():
     with pytest.raises(ManifestError, match=r"'scanner' .* has site, mr"):
         split_folds(cohort({"a": 1, "b": 1}), num_folds=2, seed=0, stratify="scanner")
+
+
+def test_a_root_without_the_files_is_refused_with_the_way_out(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    table = cohort({"a": 1, "b": 2}).table
+    for cell in table["mr"]:
+        (data / cell).touch()
+    table.loc[0, "mr"] = pd.NA  # a case may lack a role
+    beside = manifest_from_table(table, file=tmp_path / "m.csv")
+    with pytest.raises(ManifestError, match=rf"2 of 2 files .* not below {tmp_path} \(first: b_0.nii\).*--data-root"):
+        require_files(beside)
+    require_files(manifest_from_table(table, file=tmp_path / "m.csv", data_root=data))
+    within = manifest_from_table(table, file=data / "m.csv", data_root=tmp_path)
+    with pytest.raises(ManifestError, match=f"all below {data}, .* leave --data-root out"):
+        require_files(within)
+    (data / "b_1.nii").unlink()
+    with pytest.raises(ManifestError, match="1 of 2 files"):
+        require_files(manifest_from_table(table, file=data / "m.csv"))

@@ -1,5 +1,6 @@
 """Pictures of the validation cases."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from monai.data import MetaTensor, list_data_collate
 from monai.transforms import Compose, Flipd, Invertd, Lambdad
 from torch import nn
@@ -19,6 +22,7 @@ from monai_synth.handlers.preview_planes import (
     image_picture,
     is_label_map,
     middle_fraction,
+    shorten,
     take_plane,
 )
 from monai_synth.inferers import VolumeInferer
@@ -168,13 +172,13 @@ def test_images_of_three_channels_are_colours() -> None:
     assert style == {}
 
 
-def _draw_pictures(folder: Path, *, is_paired: bool, num_channels: int = 3) -> _Recorded:
+def _draw_pictures(folder: Path, *, is_paired: bool, num_channels: int = 3, first_case: str = "case0") -> _Recorded:
     """Previews of two pictures 5 wide and 4 high, bright on the upper left."""
     cases = []
     for number in range(2):
         target = torch.full((num_channels, 5, 4), 20.0)
         target[:, :2, :1] = 250
-        item = {"condition": target / 127.5 - 1, "case_id": f"case{number}"}
+        item = {"condition": target / 127.5 - 1, "case_id": ("case1", first_case)[number == 0]}
         cases.append(item | ({"target": target} if is_paired else {}))
     preview = _Recorded(folder, window=(0, 255), error_limit=100, unit="grey levels")
     SynthesisEvaluator(
@@ -203,6 +207,21 @@ def test_pictures_are_shown_upright(tmp_path: Path, num_channels: int) -> None:
         assert bright[0, :2].all()
         assert bright.sum() == 2 * num_channels
     np.testing.assert_allclose(row[3][1], 0, atol=1e-3)
+
+
+def test_names_that_would_reach_into_the_next_title_lose_their_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shorten("TCGA_CS_4942_19970222_1") == "TCGA_CS_4942_19970222_1"
+    assert shorten("TCGA_CS_4942_19970222_10b") == "TCGA_CS_494…19970222_10b"
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    _draw_pictures(tmp_path, is_paired=True, first_case="0" * 64)
+    (figure,) = drawn
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    titles = [axis.title.get_window_extent(canvas.get_renderer()) for axis in figure.axes[:4]]
+    assert all(left.x1 < right.x0 for left, right in pairwise(titles))
 
 
 def test_without_a_target_condition_and_prediction_are_shown(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events, State
 from torch import nn
 
 from monai_synth.checkpoints import load_weights
-from monai_synth.data import Window, read_manifest
+from monai_synth.data import Manifest, Window, read_manifest
 from monai_synth.handlers import BestModel, History, describe_run
 
 
@@ -75,9 +75,8 @@ def test_best_model_goes_on_from_what_was_best_before(tmp_path: Path) -> None:
     assert best.state_dict() == {"value": 30.0, "epoch": 7}
 
 
-def test_the_record_names_patients_roles_and_contract(demo_manifest: Path) -> None:
-    cohort = read_manifest(demo_manifest)
-    record = describe_run(
+def _describe(cohort: Manifest) -> dict[str, Any]:
+    return describe_run(
         name="toy",
         cohort=cohort,
         roles={"condition": "mr", "target": "ct"},
@@ -86,6 +85,21 @@ def test_the_record_names_patients_roles_and_contract(demo_manifest: Path) -> No
         seed=3,
         device="cpu",
     )
+
+
+def test_the_record_names_the_folder_of_the_images_where_it_is_not_that_of_the_manifest(
+    demo_manifest: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "manifest.csv"
+    elsewhere.write_bytes(demo_manifest.read_bytes())
+    assert _describe(read_manifest(demo_manifest))["manifest"]["data_root"] is None
+    found = _describe(read_manifest(elsewhere, data_root=demo_manifest.parent))["manifest"]["data_root"]
+    assert found == str(demo_manifest.parent)
+
+
+def test_the_record_names_patients_roles_and_contract(demo_manifest: Path) -> None:
+    cohort = read_manifest(demo_manifest)
+    record = _describe(cohort)
     assert json.loads(json.dumps(record)) == record
     patients = record["manifest"]["patients"]
     assert set(patients) == set(cohort.splits)

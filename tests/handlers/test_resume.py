@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.utils import set_determinism
 
+from monai_synth.data import LabelTable
 from monai_synth.errors import CheckpointError, ConfigError, DivergenceError
 from monai_synth.handlers import is_true
 from monai_synth.networks import PatchDiscriminator, UNetGenerator
@@ -187,6 +188,25 @@ def test_other_patients_or_settings_are_refused(make_trainer: MakeTrainer, tmp_p
     faster = {**record, "settings": {"learning_rate": 0.2}}
     trainer, checkpoint, _ = assemble(make_trainer, tmp_path, record=faster)
     with pytest.raises(ConfigError, match=r"learning_rate: 0.1 before, 0.2 now"):
+        checkpoint.start(trainer, resume=True)
+
+
+def test_another_order_of_labels_is_refused_but_not_of_roles(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    roles = {"condition": "labels", "target": "ct"}
+    labels = {"0": "background", "255": "lesion"}
+    record = {"roles": roles, "settings": {"labels": LabelTable(labels).to_dict(), "patch_size": (32, 32)}}
+    trainer, checkpoint, _ = assemble(make_trainer, tmp_path, record=record)
+    checkpoint.start(trainer)
+    trainer.run()
+    numbers = {0: "background", 255: "lesion"}
+    same = {"roles": dict(reversed(roles.items())), "settings": {"labels": LabelTable(numbers).to_dict()}}
+    same["settings"]["patch_size"] = [32, 32]
+    trainer, checkpoint, _ = assemble(make_trainer, tmp_path, record=same, max_epochs=3)
+    checkpoint.start(trainer, resume=True)
+    turned = LabelTable(dict(reversed(numbers.items()))).to_dict()
+    other = {**record, "settings": {**record["settings"], "labels": turned}}
+    trainer, checkpoint, _ = assemble(make_trainer, tmp_path, record=other)
+    with pytest.raises(ConfigError, match="labels: 0 background, 255 lesion before, 255 lesion, 0 background now"):
         checkpoint.start(trainer, resume=True)
 
 

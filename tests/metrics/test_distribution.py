@@ -195,8 +195,24 @@ def test_distance_of_an_engine_equals_the_function_and_ranks_methods():
     assert summary.loc["blurred", "ci_low"] > 0
     described = json.loads(json.dumps(metric.describe()))
     assert described | {"extractor": "monai_synth texture 1", "num_features": 54} == described
-    assert [described[f"num_{name}"] for name in ("images", "patients", "reference")] == [16, 8, 40]
+    assert [described[f"num_{name}"] for name in ("images", "patients", "reference", "shared_patients")] == [
+        16,
+        8,
+        40,
+        0,
+    ]
     assert metric.units == {"texture_kid": ""}
+
+
+def test_patients_on_both_sides_are_counted():
+    metric = TextureDistance([*REFERENCE, *ITEMS[:3]])  # of two patients
+    metric.update(ITEMS)
+    metric.compute()
+    assert metric.describe()["num_shared_patients"] == 2
+    nameless = TextureDistance([{"target": item["target"]} for item in REFERENCE])
+    nameless.update(ITEMS)
+    nameless.compute()
+    assert nameless.describe()["num_shared_patients"] == 0
 
 
 def test_interval_is_the_jackknife_over_patients():

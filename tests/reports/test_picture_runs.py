@@ -123,7 +123,7 @@ def test_colours_stand_upright_with_their_error(make_pictures, decode):
     folder = make_pictures()
     pictures = pictures_of(folder)
     panels = draw(pictures.slices[0], pictures, display=DISPLAY, limit=100)
-    assert [panel.title for panel in panels] == ["Condition", "Target", "Prediction", "Prediction − target"]
+    assert [panel.title for panel in panels] == ["Condition as stored", "Target", "Prediction", "Prediction − target"]
     assert all(panel.edges is None for panel in panels)
     target = np.asarray(decode(panels[1].source))
     assert target.shape[2] == 3

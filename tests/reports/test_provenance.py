@@ -5,6 +5,7 @@ from monai_synth.reports.provenance import (
     network_words,
     preset_words,
     provenance,
+    scores_words,
 )
 from monai_synth.reports.run_folder import read_run
 
@@ -49,3 +50,15 @@ def test_words_for_mask_bins_presets_and_networks():
     assert "MS-SSIM" in preset_words("synthrad2025")
     assert "mine" in preset_words("mine")
     assert network_words("generator", {"class": "X"}) == "generator: X, size not recorded"
+
+
+def test_a_distance_says_what_its_zero_is_worth():
+    def words(**about):
+        return scores_words({"distribution": {"texture_kid": {"num_images": 9, "num_reference": 40, **about}}})
+
+    assert "Values around 0, also below, mean no difference" in words(num_shared_patients=0)
+    copied = words(num_shared_patients=3)
+    assert "3 of the evaluated patients are in that set" in copied
+    assert "no zero" in copied
+    assert "around 0" not in copied
+    assert "beside that of real images" in words()

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from monai_synth.errors import ConfigError
@@ -23,6 +25,19 @@ def test_what_is_missing_names_its_command(make_run):
     assert run.summary is None
     assert "configs/evaluate.json" in run.missing[1].command
     assert str(folder) in run.missing[1].command
+
+
+def test_commands_name_the_folder_of_the_images_where_it_is_not_that_of_the_manifest(make_run):
+    folder = make_run(shape=(21, 19, 1))
+    (folder / "history.csv").unlink()
+    (folder / "evaluation" / "cases.csv").unlink()
+    assert not any("--dataset_dir" in part.command for part in read_run(folder).missing)
+    record = json.loads((folder / "run.json").read_text())
+    record["manifest"]["data_root"] = "/data/a cohort"
+    (folder / "run.json").write_text(json.dumps(record))
+    run = read_run(folder)
+    for command in (run.evaluate_command, *(part.command for part in run.missing)):
+        assert "--manifest data/cohort/manifest.csv --dataset_dir '/data/a cohort' --output_dir" in command
 
 
 def test_a_folder_that_is_no_run_names_the_runs_below_it(make_run, tmp_path):

@@ -91,6 +91,15 @@ def test_bad_input_is_refused() -> None:
         add({"image": image})
 
 
+def test_a_tumour_with_the_id_of_the_body_does_not_vanish_in_it() -> None:
+    _, image = head()
+    labels = torch.zeros(1, 60, 70)
+    labels[0, 28:32, 33:37] = 1
+    with pytest.raises(LabelError, match="'seg' has the id 1 already.*such as 255"):
+        BodyLabeld("seg", image_key="image", label=1)({"seg": labels, "image": image})
+    assert (BodyLabeld("seg", image_key="image", label=2)({"seg": labels, "image": image})["seg"] == 1).sum() == 16
+
+
 def test_a_tumour_without_a_head_is_refused() -> None:
     check = RequireLabeld("seg", label=1, name="head")
     for whole in ([[0, 0]], [[0, 1]], [[1, 255]]):

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, SaveImaged
 from PIL import Image
 
-from monai_synth.errors import GeometryError, IntensityError
+from monai_synth.errors import ConfigError, GeometryError, IntensityError
 from monai_synth.transforms import NameByCased, RoundToIntegerd, ToGreyLevelsd, VolumeWriter
 
 
@@ -83,6 +83,20 @@ def test_grey_levels_stay_numbers_that_can_be_subtracted() -> None:
 def test_what_eight_bits_cannot_hold_is_refused(value: float) -> None:
     with pytest.raises(IntensityError, match=r"'pred' has values .*ToPhysicald"):
         ToGreyLevelsd("pred")({"pred": torch.tensor([[[0.0, value]]])})
+
+
+def test_sixteen_bits_are_written_as_they_are(tmp_path: Path) -> None:
+    levels = MetaTensor([[[0.0, 255.4], [256.0, 65534.6]]])
+    save = SaveImaged(
+        "pred", output_dir=tmp_path, output_ext=".png", output_dtype=np.uint16, output_postfix="",
+        separate_folder=False, resample=False, print_log=False,
+    )  # fmt: skip
+    Compose([NameByCased("pred"), ToGreyLevelsd("pred", bits=16), save])({"pred": levels, "case_id": "cells"})
+    assert np.asarray(Image.open(tmp_path / "cells.png")).T.tolist() == [[0, 255], [256, 65535]]
+    with pytest.raises(GeometryError, match="with 8 bits"):
+        ToGreyLevelsd("pred", bits=16)({"pred": torch.zeros(3, 4, 5)})
+    with pytest.raises(ConfigError, match="bits=12"):
+        ToGreyLevelsd("pred", bits=12)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5), (1, 4, 5, 6), (4, 5)])
