@@ -15,6 +15,11 @@ def resident_mib() -> float:
     return _status_mib("VmRSS")
 
 
+def peak_resident_mib() -> float:
+    """Greatest resident memory of this process so far."""
+    return _status_mib("VmHWM")
+
+
 def peak_mib(function: Callable[[], object]) -> float:
     """Greatest resident memory while a function runs, beyond that before it (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far

@@ -5,6 +5,7 @@ floating-point operations are those of our networks, so that times can be compar
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,10 +143,12 @@ class LocalEnhancer(nn.Module):
         return out
 
 
-def patch_layers(in_channels: int, *, padding: int, norm: str, use_spectral_norm: bool = False) -> nn.ModuleList:
+def patch_layers(
+    in_channels: int, *, padding: int, norm: str, use_spectral_norm: bool = False, width: int = 64
+) -> nn.ModuleList:
     """The five convolutions of a patch discriminator."""
-    layers = nn.ModuleList([nn.Sequential(nn.Conv2d(in_channels, 64, 4, 2, padding), nn.LeakyReLU(0.2, True))])
-    for i, (a, b) in enumerate([(64, 128), (128, 256), (256, 512)]):
+    layers = nn.ModuleList([nn.Sequential(nn.Conv2d(in_channels, width, 4, 2, padding), nn.LeakyReLU(0.2, True))])
+    for i, (a, b) in enumerate(pairwise([width, 2 * width, 4 * width, 8 * width])):
         has_bias = norm == "instance" and not use_spectral_norm
         conv = nn.Conv2d(a, b, 4, 2 if i < 2 else 1, padding, bias=has_bias)
         layers.append(
@@ -155,19 +158,16 @@ def patch_layers(in_channels: int, *, padding: int, norm: str, use_spectral_norm
                 nn.LeakyReLU(0.2, True),
             )
         )
-    layers.append(nn.Sequential(nn.Conv2d(512, 1, 4, 1, padding)))
+    layers.append(nn.Sequential(nn.Conv2d(8 * width, 1, 4, 1, padding)))
     return layers
 
 
 class PatchDiscriminators(nn.Module):
     """One patch discriminator, or one per scale."""
 
-    def __init__(self, in_channels: int, *, num_scales: int, padding: int, norm: str, use_spectral_norm: bool = False):
+    def __init__(self, in_channels: int, *, num_scales: int, **options: Any):
         super().__init__()
-        self.scales = nn.ModuleList(
-            patch_layers(in_channels, padding=padding, norm=norm, use_spectral_norm=use_spectral_norm)
-            for _ in range(num_scales)
-        )
+        self.scales = nn.ModuleList(patch_layers(in_channels, **options) for _ in range(num_scales))
         self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
@@ -183,28 +183,43 @@ class PatchDiscriminators(nn.Module):
         return scales
 
 
-class _Spade(nn.Module):
-    def __init__(self, width: int, labels: int):
+class Spade(nn.Module):
+    """Scale and shift by maps of the labels; ``is_joined`` computes both by one convolution, as a measure for speed."""
+
+    is_joined = False
+
+    def __init__(self, width: int, labels: int, hidden: int):
         super().__init__()
         self.norm = nn.BatchNorm2d(width, affine=False)
-        self.shared = nn.Sequential(nn.Conv2d(labels, 128, 3, padding=1), nn.ReLU())
-        self.gamma = nn.Conv2d(128, width, 3, padding=1)
-        self.beta = nn.Conv2d(128, width, 3, padding=1)
+        self.shared = nn.Sequential(nn.Conv2d(labels, hidden, 3, padding=1), nn.ReLU())
+        self.gamma = nn.Conv2d(hidden, width, 3, padding=1)
+        self.beta = nn.Conv2d(hidden, width, 3, padding=1)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Run the layer."""
         hidden = self.shared(functional.interpolate(labels, size=x.shape[2:], mode="nearest"))
+        if self.is_joined:
+            weight = torch.cat([self.gamma.weight, self.beta.weight])
+            bias = torch.cat([_bias(self.gamma), _bias(self.beta)])
+            gamma, beta = functional.conv2d(hidden, weight, bias, padding=1).chunk(2, 1)
+            return self.norm(x) * (1 + gamma) + beta
         return self.norm(x) * (1 + self.gamma(hidden)) + self.beta(hidden)
 
 
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class _SpadeBlock(nn.Module):
-    def __init__(self, a: int, b: int, labels: int):
+    def __init__(self, a: int, b: int, labels: int, hidden: int):
         super().__init__()
         self.has_shortcut, middle = a != b, min(a, b)
         self.conv_0 = spectral_norm(nn.Conv2d(a, middle, 3, padding=1))
         self.conv_1 = spectral_norm(nn.Conv2d(middle, b, 3, padding=1))
-        self.norm_0, self.norm_1 = _Spade(a, labels), _Spade(middle, labels)
+        self.norm_0, self.norm_1 = Spade(a, labels, hidden), Spade(middle, labels, hidden)
         if self.has_shortcut:
-            self.conv_s, self.norm_s = spectral_norm(nn.Conv2d(a, b, 1, bias=False)), _Spade(a, labels)
+            self.conv_s, self.norm_s = spectral_norm(nn.Conv2d(a, b, 1, bias=False)), Spade(a, labels, hidden)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         shortcut = self.conv_s(self.norm_s(x, labels)) if self.has_shortcut else x
@@ -215,12 +230,20 @@ class _SpadeBlock(nn.Module):
 class SpadeGenerator(nn.Module):
     """SPADE (7 blocks) and OASIS (6 blocks, noise in front of the labels)."""
 
-    def __init__(self, labels: int, *, noise: int = 0, multiples: tuple[int, ...] = (16, 16, 16, 16, 8, 4, 2, 1)):
+    def __init__(
+        self,
+        labels: int,
+        *,
+        noise: int = 0,
+        multiples: tuple[int, ...] = (16, 16, 16, 16, 8, 4, 2, 1),
+        width: int = 64,
+        hidden: int = 128,
+    ):
         super().__init__()
-        widths = [64 * multiple for multiple in multiples]
+        widths = [width * multiple for multiple in multiples]
         self.noise = noise
         self.fc = nn.Conv2d(labels + noise, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList(_SpadeBlock(a, b, labels + noise) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(_SpadeBlock(a, b, labels + noise, hidden) for a, b in pairwise(widths))
         self.conv_img = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, labels: Tensor) -> Tensor:
@@ -240,12 +263,13 @@ class SpadeGenerator(nn.Module):
 class OasisDiscriminator(nn.Module):
     """The segmenting U-Net of OASIS."""
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, width: int = 128):
         super().__init__()
-        down, up = [3, 128, 128, 256, 256, 512, 512], [512, 512, 256, 256, 128, 128, 64]
+        down = [3, *(width * multiple for multiple in (1, 1, 2, 2, 4, 4))]
+        up = [width * multiple for multiple in (4, 4, 2, 2, 1, 1)] + [width // 2]
         self.down = nn.ModuleList(_OasisDown(down[i], down[i + 1], is_first=i == 0) for i in range(6))
         self.up = nn.ModuleList(_OasisUp(up[i] * (2 if i else 1), up[i + 1]) for i in range(6))
-        self.last = nn.Conv2d(64, classes + 1, 1)
+        self.last = nn.Conv2d(width // 2, classes + 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the network."""

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from monai_synth.errors import ConfigError
 from monai_synth.handlers import is_true
+from monai_synth.networks.compiler import require_compiler
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -30,19 +30,6 @@ def compile_player(network: Network, enabled: bool | str = True, **options: Any)
     if not is_true(enabled, "compile"):
         return network
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    try:
-        probe = torch.compile(_probe, **options)
-        probe(torch.ones(8, device=device))
-    except Exception as error:  # each backend and each missing tool has errors of its own
-        cause = getattr(error, "inner_exception", error)
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
-        raise ConfigError(
-            f"torch.compile does not work here for {device.type}: {reason} It needs a C++ compiler (g++), on a GPU "
-            "also Triton. Install them, or leave compiling off."
-        ) from error
+    require_compiler(device, **options)
     network.compile(**options)
     return network
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return torch.relu(x * 2 + 1)

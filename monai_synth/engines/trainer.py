@@ -23,6 +23,7 @@ from monai_synth.engines.batches import prepare_synthesis_batch
 from monai_synth.engines.distributed import stop_process_group
 from monai_synth.engines.epoch_batches import EpochBatches
 from monai_synth.engines.gradients import clip_gradients, gradient_norm, name_nonfinite, warn_of_unreached
+from monai_synth.engines.memory_reuse import reused_memory
 from monai_synth.engines.turns import Turn, Turns, frozen
 from monai_synth.errors import ConfigError, DivergenceError
 from monai_synth.handlers import share_buffers
@@ -72,7 +73,10 @@ class SynthesisTrainer(Trainer):
         optimizers: one for each player, under the player's name.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (autocast on the device at hand; fp16 with loss scaling).
         accumulation_steps: number of batches whose gradients are averaged before a step; an incomplete group at the
-            end of an epoch is averaged over its own number of batches.
+            end of an epoch is averaged over its own number of batches. Gradients are those of the large batch, if its
+            images do not meet (batch norm, class balance); but in a group the later players meet the earlier ones as
+            they are before their step, in all batches but the last. With Pix2PixHD and CycleGan, where no turn waits
+            for another's step, the training is the same.
         clip_norm: largest L2 norm of a player's gradient; ``None`` does not clip.
         player_intervals: players that take their turn less often, see :class:`monai_synth.engines.turns.Turns`:
             ``{"generator": 5}`` are five steps of the discriminator to one of the generator.
@@ -153,6 +157,9 @@ class SynthesisTrainer(Trainer):
     def run(self) -> None:
         """Train until ``max_epochs``; does nothing when a resumed training is complete already.
 
+        On the CPU the process meanwhile keeps the memory that it frees, see
+        :func:`monai_synth.engines.memory_reuse.reused_memory`.
+
         Raises:
             SystemExit: with code 0, after a signal to stop was obeyed and the state saved.
         """
@@ -162,7 +169,7 @@ class SynthesisTrainer(Trainer):
             raise ConfigError("The data loader has no length, so epochs have no end. Use a map-style data set.")
         if self.state.epoch_length == 0:
             raise ConfigError("The data loader is empty: fewer training slices than one batch? Lower the batch size.")
-        with self.stop_signal:
+        with self.stop_signal, reused_memory(self.state.device.type == "cpu"):
             # Not Trainer.run(), which would make a CUDA-only scaler anew.
             Engine.run(self, data=self._batches, max_epochs=self.state.max_epochs)
         if self.state.stopped_by:

@@ -160,6 +160,16 @@ def use_channels_last(network: nn.Module, spatial_dims: int) -> None:
     network.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
 
+def like_weight(x: Tensor, weight: Tensor) -> Tensor:
+    """Lay ``x`` out channels-last where the weight of the convolution that takes it is. Can be scripted.
+
+    What several convolutions take is converted once, instead of by each of them.
+    """
+    if weight.ndim == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
 def init_weights(module: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
     """Give a network the start values of pix2pix, in place.
 

@@ -22,6 +22,7 @@ from monai_synth.networks.blocks import (
     check_stride,
     init_weights,
     is_scripting,
+    like_weight,
     use_channels_last,
 )
 from monai_synth.networks.noise import join_noise
@@ -145,6 +146,7 @@ class OASISGenerator(nn.Module):
             noise_channels=self.noise_channels,
             is_guessed=self.is_noise_guessed,
         )
+        joined = like_weight(joined, self.stem.weight)
         x = self.stem(resize_nearest(joined, [length // self.stride for length in joined.shape[2:]]))
         check_num_values(x, self.norm, self.training)
         for i, block in enumerate(self.blocks):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from monai_synth.errors import ConfigError
 from monai_synth.networks.activation_checkpointing import run_checkpointed
-from monai_synth.networks.blocks import check_spatial_dims, init_weights, is_scripting, use_channels_last
+from monai_synth.networks.blocks import check_spatial_dims, init_weights, is_scripting, is_tracing, use_channels_last
 from monai_synth.networks.spectral_norm import spectral_norm
 
 _MULTIPLES = (1, 1, 2, 2, 4, 4)  # widths of the six levels, in multiples of channels
@@ -176,5 +176,7 @@ def _make_even(x: Tensor) -> Tensor:
 def _crop(x: Tensor, size: list[int]) -> Tensor:
     """Cut ``(B, C, *spatial)`` to a size at the end of each axis: an odd axis is one longer after doubling."""
     for axis, length in enumerate(size):
-        x = x.narrow(axis + 2, 0, length)
+        # A crop of nothing is a view, but its gradient a copy. A trace would bake the comparison in.
+        if is_tracing() or x.shape[axis + 2] != length:
+            x = x.narrow(axis + 2, 0, length)
     return x

@@ -22,6 +22,7 @@ from monai_synth.networks.blocks import (
     is_scripting,
     is_tracing,
 )
+from monai_synth.networks.small_maps import conv_type
 
 PADDINGS = ("reflect", "replicate", "zero")
 _WIDE = 3  # padding of the 7x7 convolutions of stem and head, always by reflection
@@ -46,7 +47,7 @@ class ResNetBlock(nn.Module):
 
     def __init__(self, *, spatial_dims: int, channels: int, norm: str, bias: bool, padding: str, dropout: float):
         super().__init__()
-        conv, zeros = Conv["conv", spatial_dims], int(padding == "zero")
+        conv, zeros = conv_type(spatial_dims), int(padding == "zero")
         self.pad = _pad(padding, spatial_dims=spatial_dims)
         self.conv_0 = conv(channels, channels, 3, padding=zeros, bias=bias)
         self.norm_0 = build_norm(norm, spatial_dims=spatial_dims, channels=channels)
@@ -115,7 +116,7 @@ class ResNetParts:
     def down(self, channels: int) -> list[nn.Module]:
         """Half the size, twice the channels."""
         stride = 1 if self.antialias_down else 2
-        conv = Conv["conv", self.spatial_dims](channels, channels * 2, 3, stride=stride, padding=1, bias=self.has_bias)
+        conv = conv_type(self.spatial_dims)(channels, channels * 2, 3, stride=stride, padding=1, bias=self.has_bias)
         layers = [conv, *self._norm_act(channels * 2)]
         if self.antialias_down:
             layers.append(BlurDown(spatial_dims=self.spatial_dims, channels=channels * 2))
@@ -138,7 +139,7 @@ class ResNetParts:
         """Twice the size, half the channels."""
         half = channels // 2
         if not self.antialias_up and self.upsample == "transposed":
-            transposed = Conv["convtrans", self.spatial_dims](
+            transposed = conv_type(self.spatial_dims, transposed=True)(
                 channels, half, 3, stride=2, padding=1, output_padding=1, bias=self.has_bias
             )
             return [transposed, *self._norm_act(half)]

@@ -24,6 +24,7 @@ from monai_synth.networks.blocks import (
     check_stride,
     init_weights,
     is_scripting,
+    like_weight,
     use_channels_last,
 )
 from monai_synth.networks.spade_block import SpadeResBlock, resize_nearest
@@ -155,6 +156,7 @@ class SPADEGenerator(nn.Module):
         """
         check_channels(condition, self.in_channels, self.spatial_dims)
         check_stride(condition, self.stride)
+        condition = like_weight(condition, self.head.weight)
         size = [length // self.stride for length in condition.shape[2:]]
         if self.noise_channels > 0:
             x = self._decode(condition, noise, size)

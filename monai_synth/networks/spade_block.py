@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_synth.networks.blocks import build_norm
+from monai_synth.networks.small_maps import conv_type
 from monai_synth.networks.spectral_norm import spectral_norm
 
 
@@ -97,7 +98,7 @@ class SpadeResBlock(nn.Module):
         use_spectral_norm: bool = True,
     ):
         super().__init__()
-        conv = Conv["conv", spatial_dims]
+        conv = conv_type(spatial_dims)
         middle = min(in_channels, out_channels)
 
         def make_norm(channels: int) -> SpadeNorm:

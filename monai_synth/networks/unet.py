@@ -23,6 +23,7 @@ from monai_synth.networks.blocks import (
     init_weights,
     use_channels_last,
 )
+from monai_synth.networks.small_maps import conv_type
 
 _MAX_MULTIPLE = 8  # the published network stops widening at 8 x channels
 _FIRST_DROPOUT_LEVEL = 4  # dropout sits where both sides of a level have 8 x channels
@@ -36,7 +37,7 @@ class _Down(nn.Module):
         # In place, as in the original: the skip then carries the activated map. The ReLU on the way up makes that
         # the same function, and it saves one copy of every feature map.
         self.act = nn.LeakyReLU(0.2, inplace=True) if act else nn.Identity()
-        self.conv = Conv["conv", spatial_dims](in_channels, out_channels, 4, stride=2, padding=1, bias=bias)
+        self.conv = conv_type(spatial_dims)(in_channels, out_channels, 4, stride=2, padding=1, bias=bias)
         self.norm = build_norm(norm, spatial_dims=spatial_dims, channels=out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +63,8 @@ class _Up(nn.Module):
         self.act = nn.ReLU(inplace=True)
         if upsample == "transposed":
             self.resize: nn.Module = nn.Identity()
-            self.conv = Conv["convtrans", spatial_dims](in_channels, out_channels, 4, stride=2, padding=1, bias=bias)
+            conv = conv_type(spatial_dims, transposed=True)
+            self.conv = conv(in_channels, out_channels, 4, stride=2, padding=1, bias=bias)
         else:
             self.resize = nn.Upsample(scale_factor=2.0, mode="nearest")
             self.conv = Conv["conv", spatial_dims](in_channels, out_channels, 3, padding=1, bias=bias)

@@ -23,6 +23,7 @@ from monai_synth.networks.blocks import (
     check_stride,
     init_weights,
     is_scripting,
+    like_weight,
     use_channels_last,
 )
 from monai_synth.networks.haar import HaarUp
@@ -158,13 +159,14 @@ class WaveletGenerator(nn.Module):
         """Noise and labels; all that the blocks see of either."""
         check_dimensions(condition, self.spatial_dims)
         check_stride(condition, self.stride)
-        return join_noise(
+        joined = join_noise(
             condition,
             noise,
             in_channels=self.in_channels,
             noise_channels=self.noise_channels,
             is_guessed=self.is_noise_guessed,
         )
+        return like_weight(joined, self.stem.weight)
 
     def _start(self, joined: Tensor) -> Tensor:
         return self.stem(resize_nearest(joined, [length // self.stride for length in joined.shape[2:]]))
