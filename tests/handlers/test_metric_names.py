@@ -51,7 +51,7 @@ HANDLERS = pytest.mark.parametrize("attach", [_best, _early_stop, _progress])
 def test_a_misspelt_metric_is_refused_with_those_that_there_are(attach: Attach) -> None:
     evaluator = make_evaluator()
     with pytest.raises(
-        ConfigError, match=r"'mea_hu' is not computed by .*; there are mae_hu, psnr_db, ssim, .*--key_metric"
+        ConfigError, match=r"'mea_hu' is not computed by .*; there are mae_hu, .*psnr_db, .*--key_metric"
     ):
         attach(evaluator, "mea_hu")
     attach(evaluator, "psnr_db")
