@@ -188,7 +188,10 @@ def main() -> None:
         print_peak(*arguments.memory, quick=arguments.quick)
         return
     chosen = {name: method for name, method in methods(quick=arguments.quick).items() if name in arguments.methods}
-    peaks = {"fp32": peak_gflops(torch.float32), "bf16": peak_gflops(torch.bfloat16)}
+    peaks = {
+        name: peak_gflops(dtype, use_cpu_time=arguments.cpu_time)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
     results = []
     for name, method in chosen.items():
         results.append(measure(name, method, 1, arguments))

@@ -24,8 +24,8 @@ def require_metric(evaluator: Any, metric: str, *, decides: bool = True) -> None
     if metric not in usable:
         why = "is signed, and 0 is its best" if metric in known else "is not computed by this validation"
         raise ConfigError(
-            f"The metric {metric!r} {why}; there {'is' if len(usable) == 1 else 'are'} {', '.join(usable)}. Name one of "
-            "them, in a bundle with --key_metric, or give the evaluator another metric (additional_metrics)."
+            f"The metric {metric!r} {why}; there {'is' if len(usable) == 1 else 'are'} {', '.join(usable)}. Name one "
+            "of them, in a bundle with --key_metric, or give the evaluator another metric (additional_metrics)."
         )
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monai.bundle import verify_metadata
+from monai.bundle import ConfigParser, verify_metadata
+
+from monai_synth.checkpoints import is_same_setting
 
 BUNDLES = sorted(path.parent.parent for path in Path(__file__).parents[2].glob("bundles/*/configs/train.json"))
 # What turns the words of a command line into truth values; everything else would take "false" for true.
@@ -99,6 +101,24 @@ def test_what_evaluation_and_inference_compare_was_recorded(bundle: Path) -> Non
     for name in ("evaluate", "inference"):
         settings = set(read(bundle, name).get("settings", {})) - {"_desc_"}
         assert settings <= recorded, f"{name}: {settings - recorded} are compared with nothing"
+
+
+def test_labels_are_compared_with_the_order_of_their_channels(bundle: Path) -> None:
+    if "labels" not in read(bundle, "train"):
+        pytest.skip("no labels")
+    classes = {"air": [0], "body": [7]} if bundle.name == "mr_usis" else {"0": "air", "7": "body"}
+    numbers = classes if bundle.name == "mr_usis" else {0: "air", 7: "body"}
+    for name, place in (("train", "record#settings"), ("evaluate", "settings"), ("inference", "settings")):
+        files = [str(bundle / "configs" / f"{each}.json") for each in ("train", name)]
+        settings = []
+        for labels in (classes, numbers, dict(reversed(classes.items()))):
+            parser = ConfigParser()
+            parser.read_config(files if name == "evaluate" else files[-1])
+            parser.update({"labels": labels})
+            settings.append(parser.get_parsed_content(f"{place}#labels"))
+        text, number, turned = settings
+        assert is_same_setting(text, number), name
+        assert not is_same_setting(text, turned), name
 
 
 def test_a_resume_gets_back_all_that_moves(bundle: Path) -> None:
