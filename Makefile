@@ -11,14 +11,15 @@ DEMO_RUN := $(abspath $(DEMO))/run
 DEMO_MANIFEST := $(abspath $(DEMO))/cohort/manifest.csv
 DEMO_OPTIONS ?= --channels 32 --patch_size "[128,128]" --batch_size 4 --learning_rate 0.0008 --epochs 14 --val_interval 7
 
-.PHONY: help install demo test lint format slow bench bench-networks clean
+.PHONY: help install demo test lint format slow bench bench-networks bench-training clean
 
 help:
 	@echo "make demo    environment, demo cohort, training, evaluation, report (about 5 minutes on 2 cores)"
 	@echo "make test    environment, linters, test suite"
 	@echo "make lint    ruff, import-linter, mypy"
 	@echo "make slow    the tests that take longer"
-	@echo "make bench   speed and memory, as a table (make bench-networks: of each network)"
+	@echo "make bench   speed and memory, as a table (make bench-networks: of each network; make bench-training: of training"
+	@echo "             steps and inference beside plain PyTorch, about 12 minutes on 2 idle cores)"
 
 install: $(INSTALLED)
 
@@ -63,6 +64,10 @@ bench: $(INSTALLED)
 
 bench-networks: $(INSTALLED)
 	$(BIN)/python -W ignore -m benchmarks.networks
+
+# Options: make bench-training OPTIONS="--methods pix2pix --compile"; all of them: OPTIONS=--help
+bench-training: $(INSTALLED)
+	$(BIN)/python -W ignore -m benchmarks.training $(OPTIONS)
 
 clean:
 	rm -rf $(DEMO)/cohort $(DEMO)/run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
