@@ -27,6 +27,11 @@ checkpoint_app = typer.Typer(help="Weights of published methods: import them.", 
 app.add_typer(checkpoint_app, name="checkpoint")
 
 
+def _recipes() -> str:
+    """Names of the recipes, without the import of what reads them: --help shall be quick."""
+    return ", ".join(sorted(file.stem for file in (Path(__file__).parent / "data" / "recipes").glob("*.yaml")))
+
+
 _DATA_ROOT = typer.Option("--data-root", "--data_root", help="Folder that its paths start from; default: its own.")
 
 
@@ -74,7 +79,7 @@ def demo_cohort(
 def manifest_build(
     out: Annotated[Path, typer.Argument(help="CSV to write.")],
     root: Annotated[Path, typer.Option(help="Folder of the cohort.")],
-    recipe: Annotated[str, typer.Option(help="synthrad2023, synthrad2023_slices, openkbp, or a YAML file of yours.")],
+    recipe: Annotated[str, typer.Option(help=f"One of {_recipes()}, or a YAML file of yours.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, with any splits it holds.")] = False,
 ) -> None:
     """Find the files of a cohort by a recipe and write its manifest."""

@@ -249,8 +249,8 @@ class LabelTable:
         rest = f" and {len(values) - len(most)} more" if len(values) > len(most) else ""
         return (
             f"{source or 'The label map'}: {listed}{rest} not in the label table, which knows {self._known()}. "
-            f"{_suspicion(values, shape, source)} Otherwise name these ids in the table, map them to known ones with "
-            "MapLabelValued, or declare one as unknown_id."
+            f"{_suspicion(values, shape, source)} Otherwise name these ids in the table (in a bundle --labels), "
+            "map them to known ones, or declare one as unknown_id, which teaches nothing."
         )
 
     def _known(self) -> str:
@@ -307,7 +307,7 @@ def _suspicion(strange: list[int], shape: tuple[int, ...], source: str | Path | 
     if re.search(r"\.jpe?g\b", str(source), re.IGNORECASE):
         return "JPEG changes values: make the label map again and save it as PNG."
     if strange == [255]:
-        return "Where 255 stands for 1, as in many masks, map it with MapLabelValued."
+        return "In many masks 255 stands for 1: name it in the table, as in {'0': 'background', '255': 'lesion'}."
     return "If the map was resampled, do so with nearest neighbour."
 
 

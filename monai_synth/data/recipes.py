@@ -203,7 +203,7 @@ def _table(layout: Recipe, root: Path) -> pd.DataFrame:
             f"There are {len(there)} {kind} below the root: {listed or 'none'}. Name the folder that the patterns "
             "start from, or write a recipe of your own."
         )
-    _refuse_incomplete(layout, rows, looked_for)
+    _refuse_incomplete(layout, rows, looked_for + rule_words)
     columns = ["patient_id", "case_id", *layout.meta, *layout.roles]
     table = pd.DataFrame([rows[case_id] for case_id in sorted(rows)], columns=columns, dtype="string")
     return table.drop(columns=[role for role in layout.roles if table[role].isna().all()])

@@ -8,7 +8,7 @@ from monai_synth.engines.evaluator import SynthesisEvaluator
 from monai_synth.engines.fused_adam import FusedAdam
 from monai_synth.engines.memory_reuse import reused_memory
 from monai_synth.engines.options import refuse_unknown_options
-from monai_synth.engines.preflight import check_cohort
+from monai_synth.engines.preflight import check_cohort, check_patch_size
 from monai_synth.engines.schedules import (
     cosine_decay,
     late_linear_decay,
@@ -27,6 +27,7 @@ __all__ = [
     "SynthesisTrainer",
     "autocast_dtype",
     "check_cohort",
+    "check_patch_size",
     "compile_player",
     "cosine_decay",
     "distribute",

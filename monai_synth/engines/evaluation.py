@@ -115,6 +115,8 @@ class EvaluationTables:
         self._record = read_record(self.checkpoint)
         refuse_leakage(self._record, [case["patient_id"] for case in self.cases.values()], split=self.split)
         require_writable(self.directory)
+        if (self.directory / "evaluation.json").exists() and idist.get_rank() == 0:
+            print(f"the evaluation in {self.directory} is replaced", flush=True)  # noqa: T201
         # An evaluation that fails must not leave the numbers of the one before.
         for name in ("cases.csv", "summary.csv", "evaluation.json"):
             (self.directory / name).unlink(missing_ok=True)

@@ -111,6 +111,8 @@ class TrainingCheckpoint:
             self._restore(engine, *self._load_newest(found))
             if engine.state.epoch >= engine.state.max_epochs and idist.get_rank() == 0:
                 print(f"complete: all {engine.state.max_epochs} epochs are trained; --epochs N trains on")  # noqa: T201
+            elif idist.get_rank() == 0:
+                print(f"going on from {engine.state.last_checkpoint}, after {_place(engine)}", flush=True)  # noqa: T201
         elif is_true(overwrite, "overwrite"):
             self._remove_earlier()
         elif found:
@@ -295,3 +297,10 @@ def is_true(value: bool | str, name: str) -> bool:
     if word in ("false", "0", "no"):
         return False
     raise ConfigError(f"{name}={value!r} is neither true nor false. Say --{name} true or --{name} false.")
+
+
+def _place(engine: Any) -> str:
+    """How far a restored training is."""
+    epoch, length = engine.state.epoch, engine.state.epoch_length
+    done = 0 if not length else engine.state.iteration - epoch * length
+    return f"epoch {epoch}" + (f" and {done} of {length} iterations" if done > 0 else "")

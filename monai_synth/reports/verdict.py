@@ -95,7 +95,7 @@ def headline(run_dir: Path) -> list[str]:
     if model is None:
         return [
             f"model: not evaluated (no {name} in evaluation/summary.csv)",
-            f"evaluate, in the folder of the bundle, with: {run.evaluate_command}",
+            f"evaluate, in the folder of the bundle and with the options of the training, with: {run.evaluate_command}",
             _last_validation(run, metric),
         ]
     split = run.evaluation.get("split")

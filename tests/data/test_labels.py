@@ -105,7 +105,7 @@ def test_unnamed_ids_are_counted_with_file_and_way_out() -> None:
     message = str(caught.value)
     assert message.startswith("/cohort/p01/seg.nii.gz: 250 (10 voxels), 7 (1 voxel) not in the label table")
     assert "which knows 0 background, 1 brain, 5 tumour" in message
-    assert "MapLabelValued" in message
+    assert "--labels" in message
     assert "unknown_id" in message
 
 
