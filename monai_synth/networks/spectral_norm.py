@@ -79,11 +79,11 @@ class _Normalise(torch.autograd.Function):
         normalised, sigma, u, v = ctx.saved_tensors
         is_last = _is_channels_last(normalised)
         with _without_autocast(gradient.device.type):
-            rows = _rows(gradient, is_last)
-            # sigma = u^T W v, so its gradient is u v^T.
-            share = torch.dot(rows.flatten(), _rows(normalised, is_last).flatten()) / sigma
+            rows = _rows(gradient, is_last) / sigma
+            # sigma = u^T W v, so its gradient is u v^T. Not torch.dot, which rounds more over so many values.
+            share = (rows * _rows(normalised, is_last)).sum()
             columns = _rows(v.reshape(1, *normalised.shape[1:]), is_last)[0]
-            result = (rows / sigma).addr_(u * -share, columns)
+            result = rows.addr_(u * -share, columns)
         return _from_memory_order(result, normalised.shape[1:], is_last), None, None
 
 

@@ -359,7 +359,7 @@ def test_unusual_but_sound_cohorts_train(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"patch_size": [60, 60]}, ["[60, 60]", "multiple of 64"]),
+        ({"patch_size": [60, 60]}, ["[60, 60]", "multiples of 64"]),
         ({"resume": "maybe"}, ["resume='maybe'", "neither true nor false"]),
         ({"resume": True}, ["holds no last.pt", "without --resume"]),
     ],
