@@ -9,11 +9,9 @@ As every parametrized layer of torch, such a network cannot be pickled or script
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
@@ -56,35 +54,7 @@ class SpectralNorm(nn.Module):
             if self.training and not self.is_frozen:
                 self.iterate(weight)
             # Cloned: a second forward before the backward moves the buffers in place.
-            u, v = self._u.clone(), self._v.clone()
-            if weight.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():  # type: ignore[attr-defined]
-                normalised: Tensor = _Normalise.apply(weight, u, v)
-                return normalised
-            return weight / _sigma(weight, u, v)
-
-
-class _Normalise(torch.autograd.Function):
-    """``weight / sigma`` whose gradient takes two passes over the weight, where autograd's takes eight."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        sigma = _sigma(weight, u, v)
-        normalised = weight / sigma
-        ctx.save_for_backward(normalised, sigma, u, v)
-        return normalised
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        normalised, sigma, u, v = ctx.saved_tensors
-        is_last = _is_channels_last(normalised)
-        with _without_autocast(gradient.device.type):
-            rows = _rows(gradient, is_last) / sigma
-            # sigma = u^T W v, so its gradient is u v^T. Not torch.dot, which rounds more over so many values.
-            share = (rows * _rows(normalised, is_last)).sum()
-            columns = _rows(v.reshape(1, *normalised.shape[1:]), is_last)[0]
-            result = rows.addr_(u * -share, columns)
-        return _from_memory_order(result, normalised.shape[1:], is_last), None, None
+            return weight / _sigma(weight, self._u.clone(), self._v.clone())
 
 
 def _sigma(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
