@@ -2,7 +2,7 @@
 
 Every iteration of a training makes and frees the same large tensors (activations, gradients). The allocator of glibc
 gives blocks of 32 MiB and more back to the kernel at once, and when it gets them again the kernel fills every page with
-zeros: gigabytes a step, about a tenth of the time of pix2pixHD and OASIS on a CPU (benchmarks/TRAINING.md).
+zeros: gigabytes a step, about a tenth of the time of pix2pixHD and OASIS on a CPU.
 """
 
 import ctypes

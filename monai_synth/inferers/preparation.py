@@ -20,7 +20,7 @@ def prepare_for_inference(network: nn.Module, *, precision: str = "fp32", compil
     """Copy a generator in evaluation mode, with what inference does not need taken away.
 
     The spectral norms are folded into the weights and the weights lie channels-last, which changes nothing but
-    rounding (fp32: outputs within 1e-5). ``benchmarks/TRAINING.md`` has the times.
+    rounding (fp32: outputs within 1e-5). ``make bench-training`` measures the times.
 
     Args:
         network: trained; it stays as it is.

@@ -2,7 +2,7 @@
 
 Deep in a generator a convolution has many weights and few pixels: 1024 x 1024 x 9 weights for 16 x 16 pixels in
 pix2pixHD. oneDNN repacks the weights at every call, in training several times a step, which takes longer than the
-multiplications. A matrix product reads them as they lie and is 1.5 to 3 times as fast (benchmarks/TRAINING.md).
+multiplications. A matrix product reads them as they lie and is 1.5 to 3 times as fast.
 
 Everything else (float32, large maps, other devices, scripted, traced and compiled networks) is convolved as usual.
 """
